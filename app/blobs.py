@@ -1,0 +1,120 @@
+"""Bytes in PostgreSQL: stream in, stream a range out, sha256 beside them."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db import Database
+from app.ids import new_id
+from app.tables import Blob, BlobChunk
+
+CHUNK_BYTES = 1 << 20
+CHUNKS_PER_COMMIT = 4  # what one writer holds in memory, in MiB
+
+
+@dataclass(frozen=True)
+class StoredBytes:
+    """A blob's name, length in bytes and hex sha256."""
+
+    blob_id: str
+    size: int
+    sha256: str
+
+
+async def write(db: Database, organization_id: str, stream: AsyncIterator[bytes]) -> StoredBytes:
+    """Store a stream with constant memory, in transactions of 4 MiB. `seal` makes it visible.
+
+    When the stream raises, what was stored is removed and the error goes on.
+    """
+    blob_id = new_id("blob-")
+    async with db.transaction() as tx:
+        tx.add(Blob(id=blob_id, organization_id=organization_id, state="writing"))
+    digest, size, seq = hashlib.sha256(), 0, 0
+    try:
+        async for batch in _batches(_chunks(stream)):
+            rows = []
+            for data in batch:
+                digest.update(data)
+                size += len(data)
+                rows.append({"blob_id": blob_id, "seq": seq, "data": data})
+                seq += 1
+            async with db.transaction() as tx:
+                await tx.execute(insert(BlobChunk), rows)
+    except BaseException:
+        async with db.transaction() as tx:
+            await remove(tx, blob_id)
+        raise
+    return StoredBytes(blob_id, size, digest.hexdigest())
+
+
+async def seal(tx: AsyncSession, stored: StoredBytes) -> None:
+    """Make written bytes readable, in the transaction that gives them an owner."""
+    await tx.execute(
+        update(Blob)
+        .where(Blob.id == stored.blob_id, Blob.state == "writing")
+        .values(state="ready", size=stored.size, sha256=stored.sha256)
+    )
+
+
+async def remove(tx: AsyncSession, blob_id: str) -> None:
+    """Delete a blob and its chunks."""
+    await tx.execute(delete(Blob).where(Blob.id == blob_id))
+
+
+async def describe(tx: AsyncSession, blob_id: str) -> StoredBytes:
+    """Return the size and hash of a ready blob."""
+    blob = (
+        await tx.execute(select(Blob).where(Blob.id == blob_id, Blob.state == "ready"))
+    ).scalar_one()
+    assert blob.size is not None and blob.sha256 is not None
+    return StoredBytes(blob.id, blob.size, blob.sha256)
+
+
+async def read(
+    db: Database, blob_id: str, *, start: int = 0, stop: int | None = None
+) -> AsyncIterator[bytes]:
+    """Yield bytes [start, stop) chunk by chunk; no transaction is held while the reader is slow."""
+    position = start
+    while stop is None or position < stop:
+        data = await _chunk(db, blob_id, position // CHUNK_BYTES)
+        if data is None:
+            return
+        offset = position % CHUNK_BYTES
+        end = len(data) if stop is None else min(len(data), offset + stop - position)
+        if end <= offset:
+            return
+        yield data[offset:end]
+        position += end - offset
+
+
+async def _chunk(db: Database, blob_id: str, seq: int) -> bytes | None:
+    async with db.transaction() as tx:
+        query = select(BlobChunk.data).where(BlobChunk.blob_id == blob_id, BlobChunk.seq == seq)
+        return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def _chunks(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Cut a stream into pieces of exactly CHUNK_BYTES, the last one shorter."""
+    buffer = bytearray()
+    async for data in stream:
+        buffer += data
+        while len(buffer) >= CHUNK_BYTES:
+            yield bytes(buffer[:CHUNK_BYTES])
+            del buffer[:CHUNK_BYTES]
+    if buffer:
+        yield bytes(buffer)
+
+
+async def _batches(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """Group chunks into what one transaction stores."""
+    batch: list[bytes] = []
+    async for chunk in chunks:
+        batch.append(chunk)
+        if len(batch) == CHUNKS_PER_COMMIT:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,144 @@
+"""The `basin` command."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app import migrate, up
+from app.db import connected
+from app.errors import ApiError
+from app.jobs import lease
+from app.keys import service as keys
+from app.settings import Settings, inherited_environment
+
+main = typer.Typer(
+    name="basin",
+    help="Fine-tuning that speaks OpenAI's API and trains LoRA-MGPO adapters.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+main.add_typer(keys_app, name="keys")
+out = Console()
+
+DEFAULT_DATA = Path(".basin")
+
+
+@main.command("up")
+def up_command(
+    *,
+    data: Annotated[Path, typer.Option(help="Where everything is kept.")] = DEFAULT_DATA,
+    models: Annotated[
+        Path | None, typer.Option(help="Folder of base models. [default: DATA/models]")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 picks a free one.")] = 8000,
+    hub_model: Annotated[
+        list[str] | None, typer.Option(help="A hub id to offer, org/name[@revision]. Repeatable.")
+    ] = None,
+    gpus: Annotated[str, typer.Option(help="auto, cpu, or indices such as 0,1.")] = "auto",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line {url, api_key} once ready.")
+    ] = False,
+) -> None:
+    """Start everything on this machine: PostgreSQL, Redis, API and worker. Ctrl-C stops it."""
+    up.up(
+        data=data,
+        models=models,
+        host=host,
+        port=port,
+        hub_models=hub_model or [],
+        devices=gpus,
+        as_json=as_json,
+    )
+
+
+@main.command("worker")
+def worker_command(
+    gpus: Annotated[str, typer.Option(help="auto, cpu, or indices such as 0,1.")] = "auto",
+) -> None:
+    """Run a worker in this terminal: one job at a time on each device."""
+    environment = inherited_environment() | {"BASIN_DEVICES": gpus}
+    command = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"]
+    os.execve(sys.executable, [*command, "--loglevel", "INFO"], environment)  # noqa: S606  argv, no shell
+
+
+@main.command("migrate")
+def migrate_command() -> None:
+    """Bring the database to the newest schema."""
+    migrate.upgrade(Settings().database_url)
+
+
+@main.command("sweep")
+def sweep_command() -> None:
+    """Requeue jobs whose worker fell silent. Workers do this by themselves; cron may too."""
+    woken = asyncio.run(_sweep(Settings()))
+    out.print(f"{len(woken)} requeued" + "".join(f"\n  {job_id}" for job_id in woken))
+
+
+@keys_app.command("create")
+def create_key(
+    org: Annotated[str, typer.Option(help="The organization the key is for.")] = "default",
+    name: Annotated[str, typer.Option(help="What the key is called in lists.")] = "unnamed",
+) -> None:
+    """Make a key and print it; it is shown this once."""
+    print(asyncio.run(_create_key(Settings(), org=org, name=name)))
+
+
+@keys_app.command("list")
+def list_keys() -> None:
+    """List keys, without their secrets."""
+    table = Table("key", "organization", "name", "created", "state")
+    for row in asyncio.run(_list_keys(Settings())):
+        table.add_row(*row)
+    out.print(table)
+
+
+@keys_app.command("revoke")
+def revoke_key(key_id: str) -> None:
+    """Make a key useless at once; KEY_ID is what `basin keys list` shows."""
+    try:
+        asyncio.run(_revoke_key(Settings(), key_id))
+    except ApiError as error:
+        raise typer.BadParameter(error.message) from error
+    out.print(f"{key_id} revoked")
+
+
+async def _create_key(settings: Settings, *, org: str, name: str) -> str:
+    pepper = settings.key_pepper.get_secret_value()
+    async with connected(settings.database_url) as db, db.transaction() as tx:
+        return await keys.create(tx, organization=org, name=name, pepper=pepper)
+
+
+async def _list_keys(settings: Settings) -> list[tuple[str, ...]]:
+    async with connected(settings.database_url) as db, db.transaction() as tx:
+        return [
+            (
+                key.id,
+                organization.name,
+                key.name,
+                f"{key.created_at:%Y-%m-%d %H:%M}",
+                "revoked" if key.revoked_at else "live",
+            )
+            for key, organization in await keys.list_keys(tx)
+        ]
+
+
+async def _revoke_key(settings: Settings, key_id: str) -> None:
+    async with connected(settings.database_url) as db, db.transaction() as tx:
+        await keys.revoke(tx, key_id)
+
+
+async def _sweep(settings: Settings) -> list[str]:
+    async with connected(settings.database_url) as db, db.transaction() as tx:
+        return await lease.requeue_expired(tx)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The engine and the transaction: the one place that commits."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+
+Promise = Callable[[], None]
+_PROMISES = "promises"
+
+
+class Database:
+    """One PostgreSQL, reached through a pool that belongs to one event loop."""
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self._engine = create_async_engine(url, pool_size=pool_size, pool_pre_ping=True)
+        self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """Commit what happens inside, or nothing of it; then keep the promises made in it."""
+        async with self._sessions() as session:
+            try:
+                yield session
+            except BaseException:
+                await session.rollback()
+                raise
+            await session.commit()
+            promises: list[Promise] = session.info.pop(_PROMISES, [])
+        for promise in promises:
+            await asyncio.to_thread(promise)
+
+
+@asynccontextmanager
+async def connected(url: str, *, pool_size: int = 2) -> AsyncIterator[Database]:
+    """Open a database for the length of a block."""
+    database = Database(url, pool_size=pool_size)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def after_commit(tx: AsyncSession, promise: Promise) -> None:
+    """Call `promise` once the transaction is committed; never, when it is not."""
+    tx.info.setdefault(_PROMISES, []).append(promise)

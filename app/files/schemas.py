@@ -1,0 +1,63 @@
+"""Files on the wire."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from app.paging import Listed
+from app.tables import File
+
+
+class FileOut(Listed):
+    """A file, as OpenAI's client reads it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": "file-6Jw1…",
+                "object": "file",
+                "bytes": 120000,
+                "created_at": 1760000000,
+                "expires_at": None,
+                "filename": "train.jsonl",
+                "purpose": "fine-tune",
+                "status": "processed",
+                "sha256": "9f86d081…",
+                "rows": 200,
+            }
+        }
+    )
+
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    filename: str
+    purpose: str
+    status: Literal["processed"]
+    sha256: str
+    rows: int | None
+
+
+class DeletedOut(BaseModel):
+    """The receipt of a deletion."""
+
+    id: str
+    object: Literal["file"]
+    deleted: bool
+
+
+def file_out(file: File) -> FileOut:
+    """Show a row on the wire."""
+    return FileOut(
+        id=file.id,
+        object="file",
+        bytes=file.size_bytes,
+        created_at=int(file.created_at.timestamp()),
+        expires_at=None,
+        filename=file.filename,
+        purpose=file.purpose,
+        status="processed",
+        sha256=file.sha256,
+        rows=file.rows,
+    )

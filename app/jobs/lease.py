@@ -1,0 +1,341 @@
+"""A worker's hold on a job: claimed by one UPDATE, renewed by the database's clock, fenced."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.ids import new_id
+from app.jobs import events
+from app.jobs.spec import (
+    EvalDone,
+    Event,
+    Finished,
+    Started,
+    StepDone,
+    TrainEvent,
+    TrainSpec,
+    Warned,
+)
+from app.jobs.states import SOURCES, TERMINAL, JobStatus
+from app.tables import Checkpoint, File, Job, LogChunk, Metric
+
+LEASE_S = 60
+MAX_LOST_ATTEMPTS = 3
+_LEASE = text(f"now() + interval '{LEASE_S} seconds'")
+
+
+class LeaseLostError(Exception):
+    """Another attempt owns the job, or it is over: nothing more may be written for this one."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run a job: every write carries the attempt and is refused when it is old."""
+
+    job_id: str
+    organization_id: str
+    attempt: int
+    spec: TrainSpec
+    training_file_id: str
+    validation_file_id: str | None
+    suffix: str | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job failed, for the user."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+async def claim(tx: AsyncSession, worker: str, *, devices: int) -> Claim | None:
+    """Take the best waiting job that fits `devices`, or none: two workers never take the same."""
+    best = (
+        select(Job.id)
+        .where(
+            Job.status == JobStatus.QUEUED,
+            Job.spec["resources"]["gpus"].as_integer() <= devices,
+        )
+        .order_by(Job.priority.desc(), Job.created_at, Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    job = await tx.scalar(
+        update(Job)
+        .where(Job.id == best.scalar_subquery(), Job.status == JobStatus.QUEUED)
+        .values(
+            status=JobStatus.RUNNING,
+            attempt=Job.attempt + 1,
+            lease_until=_LEASE,
+            worker=worker,
+            started_at=func.coalesce(Job.started_at, func.now()),
+        )
+        .returning(Job)
+    )
+    if job is None:
+        return None
+    events.add(tx, job.id, "Fine-tuning job started", data={"attempt": job.attempt})
+    return Claim(
+        job_id=job.id,
+        organization_id=job.organization_id,
+        attempt=job.attempt,
+        spec=TrainSpec.model_validate(job.spec),
+        training_file_id=job.training_file_id,
+        validation_file_id=job.validation_file_id,
+        suffix=job.suffix,
+    )
+
+
+async def renew(tx: AsyncSession, held: Claim) -> str | None:
+    """Hold on for another minute and return what stop was asked for. Locks the row: the fence.
+
+    Raises:
+        LeaseLostError: the job is no longer this attempt's.
+    """
+    row = await tx.execute(
+        _held(held).values(lease_until=_LEASE).returning(Job.id, Job.stop_requested)
+    )
+    found = row.first()
+    if found is None:
+        raise LeaseLostError(f"{held.job_id} attempt {held.attempt}")
+    stop: str | None = found.stop_requested
+    return stop
+
+
+async def record(tx: AsyncSession, held: Claim, said: Sequence[TrainEvent]) -> None:
+    """Store what a run said: metrics, the job's story, its progress. Call `renew` first."""
+    await _store_metrics(tx, held, said)
+    for event in said:
+        _tell(tx, held, event)
+    steps = [event for event in said if isinstance(event, StepDone)]
+    if steps:
+        last = steps[-1]
+        await tx.execute(_held(held).values(step=last.step, progress_at=_when(last)))
+    for event in said:
+        if isinstance(event, Started):
+            await tx.execute(_held(held).values(total_steps=event.total_steps))
+
+
+async def add_log(tx: AsyncSession, held: Claim, printed: str) -> None:
+    """Keep what a run printed."""
+    tx.add(LogChunk(job_id=held.job_id, attempt=held.attempt, text=printed))
+    await tx.flush()
+
+
+async def add_checkpoint(
+    tx: AsyncSession, held: Claim, *, step: int, metrics: dict[str, Any], blob_id: str
+) -> None:
+    """Show an adapter from the middle of the run; the same step of an earlier attempt gives way."""
+    values = {"metrics": metrics, "blob_id": blob_id}
+    row = insert(Checkpoint).values(
+        id=new_id("ftckpt_"),
+        job_id=held.job_id,
+        step=step,
+        model=f"{model_name(held)}:ckpt-step-{step}",
+        **values,
+    )
+    await tx.execute(row.on_conflict_do_update(index_elements=["job_id", "step"], set_=values))
+    events.add(tx, held.job_id, f"Checkpoint created at step {step}", data={"step": step})
+
+
+async def succeed(
+    tx: AsyncSession, held: Claim, finished: Finished, *, adapter_blob_id: str, result_file_id: str
+) -> None:
+    """End a job well: artifact, model name, status and event in one transaction."""
+    await _end(
+        tx,
+        held,
+        JobStatus.SUCCEEDED,
+        adapter_blob_id=adapter_blob_id,
+        result_file_id=result_file_id,
+        fine_tuned_model=model_name(held),
+        trained_tokens=finished.trained_tokens,
+        step=finished.step,
+    )
+    events.add(tx, held.job_id, "New fine-tuned model created", data={"model": model_name(held)})
+    events.add(tx, held.job_id, "The job has successfully completed")
+
+
+async def fail(tx: AsyncSession, held: Claim, failure: Failure) -> None:
+    """End a job with a code and a sentence the user can act on."""
+    await _end(
+        tx,
+        held,
+        JobStatus.FAILED,
+        error_code=failure.code,
+        error_message=failure.message,
+        error_param=failure.param,
+    )
+    events.add(tx, held.job_id, failure.message, level="error", data={"code": failure.code})
+
+
+async def cancel(tx: AsyncSession, held: Claim) -> None:
+    """End a job that its owner stopped."""
+    await _end(tx, held, JobStatus.CANCELLED)
+    events.add(tx, held.job_id, "The job was cancelled")
+
+
+async def give_back(tx: AsyncSession, held: Claim, why: str) -> None:
+    """Put a job back in the queue; its next attempt carries on from the last checkpoint."""
+    moved = await tx.execute(
+        _held(held).values(status=JobStatus.QUEUED, lease_until=None, worker=None).returning(Job.id)
+    )
+    if moved.first() is None:
+        raise LeaseLostError(f"{held.job_id} attempt {held.attempt}")
+    events.add(tx, held.job_id, why, level="warn")
+
+
+async def requeue_expired(tx: AsyncSession) -> list[str]:
+    """End or requeue jobs whose worker fell silent; return those to wake. Safe when run twice."""
+    query = (
+        select(Job)
+        .where(Job.status == JobStatus.RUNNING, Job.lease_until < func.now())
+        .with_for_update(skip_locked=True)
+    )
+    woken = []
+    for job in await tx.scalars(query):
+        job.lost_attempts += 1
+        job.lease_until = job.worker = None
+        if job.stop_requested == "cancel":
+            job.status, job.finished_at = JobStatus.CANCELLED, func.now()
+            events.add(tx, job.id, "The job was cancelled")
+        elif job.lost_attempts >= MAX_LOST_ATTEMPTS:
+            _poison(tx, job)
+        else:
+            job.status = JobStatus.QUEUED
+            events.add(tx, job.id, "The worker fell silent; the job waits again", level="warn")
+            woken.append(job.id)
+    await tx.flush()
+    return woken
+
+
+async def waiting(tx: AsyncSession) -> str | None:
+    """Return the id of a job that waits, if any does."""
+    query = select(Job.id).where(Job.status == JobStatus.QUEUED).limit(1)
+    return (await tx.scalars(query)).first()
+
+
+async def input_blobs(tx: AsyncSession, held: Claim) -> tuple[str, str | None]:
+    """Return the blobs of the training and the validation file."""
+    wanted = [held.training_file_id, held.validation_file_id]
+    query = select(File.id, File.blob_id).where(
+        File.id.in_([file_id for file_id in wanted if file_id]),
+        File.organization_id == held.organization_id,
+    )
+    found: dict[str, str] = {row.id: row.blob_id for row in await tx.execute(query)}
+    valid = found[held.validation_file_id] if held.validation_file_id else None
+    return found[held.training_file_id], valid
+
+
+async def metric_rows(tx: AsyncSession, held: Claim, names: list[str]) -> list[tuple[Any, ...]]:
+    """Return (step, name, value) of some metrics, by step."""
+    query = (
+        select(Metric.step, Metric.name, Metric.value)
+        .where(Metric.job_id == held.job_id, Metric.name.in_(names))
+        .order_by(Metric.step)
+    )
+    return [tuple(row) for row in await tx.execute(query)]
+
+
+def model_name(held: Claim) -> str:
+    """Return OpenAI's form of a fine-tuned model's name."""
+    return ":".join(
+        ["ft", held.spec.base_model, held.organization_id, held.suffix or "", held.job_id[-8:]]
+    )
+
+
+def _held(held: Claim) -> Any:
+    return update(Job).where(
+        Job.id == held.job_id, Job.attempt == held.attempt, Job.status == JobStatus.RUNNING
+    )
+
+
+async def _end(tx: AsyncSession, held: Claim, status: JobStatus, **values: Any) -> None:
+    assert status in TERMINAL and JobStatus.RUNNING in SOURCES[status]
+    moved = await tx.execute(
+        _held(held)
+        .values(status=status, finished_at=func.now(), lease_until=None, **values)
+        .returning(Job.id)
+    )
+    if moved.first() is None:
+        raise LeaseLostError(f"{held.job_id} attempt {held.attempt}")
+
+
+def _poison(tx: AsyncSession, job: Job) -> None:
+    message = (
+        f"The worker died {MAX_LOST_ATTEMPTS} times while it ran this job; the job may be what"
+        " kills it. The logs show how far it came."
+    )
+    job.status, job.finished_at = JobStatus.FAILED, func.now()
+    job.error_code, job.error_message = "poison", message
+    events.add(tx, job.id, message, level="error", data={"code": "poison"})
+
+
+async def _store_metrics(tx: AsyncSession, held: Claim, said: Sequence[TrainEvent]) -> None:
+    rows = {
+        (name, event.step): {
+            "job_id": held.job_id,
+            "name": name,
+            "step": event.step,
+            "attempt": held.attempt,
+            "value": value,
+            "ts": _when(event),
+        }
+        for event in said
+        if isinstance(event, StepDone | EvalDone)
+        for name, value in event.metrics.items()
+    }
+    if not rows:
+        return
+    upsert = insert(Metric)
+    fresh = {key: upsert.excluded[key] for key in ("attempt", "value", "ts")}
+    await tx.execute(
+        upsert.on_conflict_do_update(
+            index_elements=["job_id", "name", "step"],
+            set_=fresh,
+            where=Metric.attempt <= upsert.excluded.attempt,
+        ),
+        list(rows.values()),
+    )
+
+
+def _tell(tx: AsyncSession, held: Claim, event: TrainEvent) -> None:
+    """Put into the job's story what a person would want to read."""
+    match event:
+        case Started():
+            data = event.model_dump(mode="json", exclude={"at", "type"})
+            where = "Training started" if event.first_step == 1 else "Training resumed"
+            events.add(tx, held.job_id, f"{where} at step {event.first_step}", data=data)
+        case StepDone():
+            total = held.spec.total_steps
+            message = f"Step {event.step}/{total}: train_loss={_short(event, 'train_loss')}"
+            data = {"step": event.step, "total_steps": total, **_json(event.metrics)}
+            events.add(tx, held.job_id, message, type="metrics", data=data)
+        case EvalDone():
+            message = f"Step {event.step}: valid_loss={_short(event, 'valid_loss')}"
+            data = {"step": event.step, **_json(event.metrics)}
+            events.add(tx, held.job_id, message, type="metrics", data=data)
+        case Warned():
+            events.add(tx, held.job_id, event.message, level="warn", data={"code": event.code})
+
+
+def _short(event: StepDone | EvalDone, name: str) -> str:
+    return f"{event.metrics.get(name, float('nan')):.4f}"
+
+
+def _json(metrics: dict[str, float]) -> dict[str, Any]:
+    """JSONB has no NaN: values that are not finite become their names."""
+    return {
+        name: value if abs(value) < float("inf") else str(value) for name, value in metrics.items()
+    }
+
+
+def _when(event: Event) -> datetime:
+    return datetime.fromtimestamp(event.at, tz=UTC)

@@ -1,0 +1,124 @@
+"""/v1/fine_tuning/jobs"""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import PlainTextResponse
+
+from app.jobs import service
+from app.jobs.schemas import (
+    CheckpointOut,
+    CreateJob,
+    EventOut,
+    JobOut,
+    MetricsOut,
+    checkpoint_out,
+    event_out,
+    job_out,
+)
+from app.paging import ListOut, list_out
+from app.web import After, Caller, Config, Db, Limit, Ring, Tx, blob_response
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+
+TAR = "application/x-tar"
+
+
+@router.post("", response_model=JobOut)
+async def create_job(
+    body: CreateJob, tx: Tx, caller: Caller, settings: Config, bell: Ring
+) -> JobOut:
+    """Submit a fine-tuning job; what was left out comes back resolved."""
+    job = await service.create(tx, caller.organization_id, body, settings=settings, bell=bell)
+    return job_out(job, await service.queue_place(tx, job))
+
+
+@router.get("", response_model=ListOut[JobOut])
+async def list_jobs(
+    tx: Tx, caller: Caller, after: After = None, limit: Limit = 20
+) -> ListOut[JobOut]:
+    """List your jobs, newest first."""
+    page = await service.list_jobs(tx, caller.organization_id, after=after, limit=limit)
+    return list_out([job_out(job) for job in page.data], has_more=page.has_more)
+
+
+@router.get("/{job_id}", response_model=JobOut)
+async def get_job(job_id: str, tx: Tx, caller: Caller) -> JobOut:
+    """Show a job: status, progress, place in the queue, the resolved spec."""
+    job = await service.get(tx, caller.organization_id, job_id)
+    return job_out(job, await service.queue_place(tx, job))
+
+
+@router.post("/{job_id}/cancel", response_model=JobOut)
+async def cancel_job(job_id: str, tx: Tx, caller: Caller) -> JobOut:
+    """Stop a job: now if it waits, within seconds if it runs."""
+    return job_out(await service.cancel(tx, caller.organization_id, job_id))
+
+
+@router.get("/{job_id}/events", response_model=ListOut[EventOut])
+async def list_events(
+    job_id: str, tx: Tx, caller: Caller, after: After = None, limit: Limit = 20
+) -> ListOut[EventOut]:
+    """List what happened to a job, newest first."""
+    page = await service.list_events(tx, caller.organization_id, job_id, after=after, limit=limit)
+    return list_out([event_out(event) for event in page.data], has_more=page.has_more)
+
+
+@router.get("/{job_id}/checkpoints", response_model=ListOut[CheckpointOut])
+async def list_checkpoints(
+    job_id: str, tx: Tx, caller: Caller, after: After = None, limit: Limit = 10
+) -> ListOut[CheckpointOut]:
+    """List the adapters kept from the middle of the run, latest first."""
+    page = await service.list_checkpoints(
+        tx, caller.organization_id, job_id, after=after, limit=limit
+    )
+    return list_out([checkpoint_out(item) for item in page.data], has_more=page.has_more)
+
+
+@router.get("/{job_id}/metrics", response_model=MetricsOut)
+async def get_metrics(
+    job_id: str,
+    tx: Tx,
+    caller: Caller,
+    *,
+    name: Annotated[list[str] | None, Query(description="May stand several times.")] = None,
+    points: Annotated[int, Query(ge=1, le=10_000)] = 500,
+    agg: Literal["minmax", "raw"] = "raw",
+) -> MetricsOut:
+    """Read a job's metrics by optimizer step: every value, or buckets that keep spikes."""
+    series = await service.metrics(
+        tx,
+        caller.organization_id,
+        job_id,
+        names=name or [],
+        points=points if agg == "minmax" else None,
+    )
+    return MetricsOut(object="list", data=series)
+
+
+@router.get("/{job_id}/logs", response_class=PlainTextResponse)
+async def get_logs(job_id: str, tx: Tx, caller: Caller) -> str:
+    """Read what the run printed."""
+    return await service.log_text(tx, caller.organization_id, job_id)
+
+
+@router.api_route("/{job_id}/adapter", methods=["GET", "HEAD"], operation_id="download_adapter")
+async def get_adapter(request: Request, job_id: str, db: Db, caller: Caller) -> Response:
+    """Download the adapter as a tar: ranges, ETag (its sha256) and HEAD work."""
+    async with db.transaction() as tx:
+        stored = await service.adapter(tx, caller.organization_id, job_id)
+    return blob_response(request, db, stored, media_type=TAR, filename=f"{job_id}.tar")
+
+
+@router.api_route(
+    "/{job_id}/checkpoints/{checkpoint_id}/adapter",
+    methods=["GET", "HEAD"],
+    operation_id="download_checkpoint_adapter",
+)
+async def get_checkpoint_adapter(
+    request: Request, job_id: str, checkpoint_id: str, db: Db, caller: Caller
+) -> Response:
+    """Download the adapter of a checkpoint as a tar."""
+    async with db.transaction() as tx:
+        stored = await service.checkpoint_adapter(tx, caller.organization_id, job_id, checkpoint_id)
+    return blob_response(request, db, stored, media_type=TAR, filename=f"{checkpoint_id}.tar")

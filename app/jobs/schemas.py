@@ -1,0 +1,290 @@
+"""Jobs on the wire: what is asked, and what is shown."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+from app.jobs.spec import TrainSpec
+from app.paging import Listed
+from app.tables import Checkpoint, Job, JobEvent
+
+Metadata = dict[str, str]
+
+
+class Asked(BaseModel):
+    """What a caller sends: unknown keys are refused by name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Hyperparameters(Asked):
+    """OpenAI's three; "auto" is resolved at submit."""
+
+    batch_size: Literal["auto"] | int = Field(default="auto", ge=1, le=4096)
+    learning_rate_multiplier: Literal["auto"] | FiniteFloat = Field(default="auto", gt=0)
+    n_epochs: Literal["auto"] | int = Field(default="auto", ge=1, le=1000)
+
+
+class Supervised(Asked):
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
+class Method(Asked):
+    """Supervised fine-tuning."""
+
+    type: Literal["supervised"]
+    supervised: Supervised = Supervised()
+
+
+class PeftIn(Asked):
+    """LoRA: rank, scale (alpha, twice the rank when left out), dropout and where."""
+
+    method: Literal["lora"] = "lora"
+    r: int = Field(default=8, ge=1, le=1024)
+    alpha: FiniteFloat | None = Field(default=None, gt=0)
+    dropout: FiniteFloat = Field(default=0.0, ge=0, lt=1)
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+
+class PerturbationIn(Asked):
+    """LoRA-MGPO's look-ahead along the momentum; type "none" is plain LoRA."""
+
+    type: Literal["mgpo", "none"] = "mgpo"
+    rho: FiniteFloat = Field(default=0.05, ge=0, le=10)
+    beta: FiniteFloat = Field(default=0.9, ge=0, lt=1)
+    mu: FiniteFloat | None = Field(default=None, ge=0, lt=1)
+    norm: Literal["module", "global"] = "module"
+    apn: Literal["relative", "paper", "off"] = "relative"
+    start_step: int = Field(default=0, ge=0)
+
+
+class TrainingIn(Asked):
+    """The training loop; what is left out is resolved at submit."""
+
+    learning_rate: FiniteFloat | None = Field(default=None, gt=0, le=1)
+    warmup_ratio: FiniteFloat = Field(default=0.03, ge=0, le=1)
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: FiniteFloat = Field(default=0.0, ge=0, le=1)
+    max_grad_norm: FiniteFloat = Field(default=1.0, gt=0)
+    max_length: int | None = Field(default=None, ge=8, le=1 << 20)
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    gradient_checkpointing: bool = False
+    max_steps: int | None = Field(default=None, ge=1)
+    eval_steps: int | None = Field(default=None, ge=1)
+    checkpoint_steps: int | None = Field(default=None, ge=1)
+
+
+class ResourcesIn(Asked):
+    """One device; more come with the launchers for them."""
+
+    gpus: Literal[1] = 1
+    zero_stage: Literal[0] = 0
+
+
+class CreateJob(Asked):
+    """A fine-tuning job: OpenAI's fields, and Basin's beside them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "my-llama",
+                "training_file": "file-6Jw1…",
+                "validation_file": None,
+                "suffix": "support-bot",
+                "seed": 7,
+                "method": {
+                    "type": "supervised",
+                    "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 8}},
+                },
+                "peft": {"method": "lora", "r": 8, "alpha": 16},
+                "perturbation": {"type": "mgpo", "rho": 0.05},
+                "training": {"learning_rate": 2e-4},
+            }
+        }
+    )
+
+    model: str = Field(min_length=1, max_length=256)
+    training_file: str = Field(max_length=64)
+    validation_file: str | None = Field(default=None, max_length=64)
+    method: Method | None = None
+    hyperparameters: Hyperparameters | None = None
+    suffix: str | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[\w.-]+$")
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    metadata: Metadata | None = Field(default=None, max_length=16)
+    integrations: list[Any] | None = Field(default=None, max_length=0)
+    peft: PeftIn = PeftIn()
+    perturbation: PerturbationIn = PerturbationIn()
+    training: TrainingIn = TrainingIn()
+    resources: ResourcesIn = ResourcesIn()
+
+    def chosen_hyperparameters(self) -> Hyperparameters:
+        """Return the method's hyperparameters, else the old top-level form, else all auto."""
+        if self.method:
+            return self.method.supervised.hyperparameters
+        return self.hyperparameters or Hyperparameters()
+
+
+class ErrorOut(BaseModel):
+    """Why a job failed; an empty object for one that did not."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class QueueOut(BaseModel):
+    """Where a waiting job stands; 1 is next."""
+
+    position: int
+    ahead: int
+
+
+class ProgressOut(BaseModel):
+    step: int
+    total_steps: int
+
+
+class JobOut(Listed):
+    """A job, as OpenAI's client reads it, with the resolved extension objects beside."""
+
+    object: Literal["fine_tuning.job"]
+    created_at: int
+    finished_at: int | None
+    estimated_finish: int | None
+    model: str
+    fine_tuned_model: str | None
+    organization_id: str
+    status: str
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    trained_tokens: int | None
+    error: ErrorOut | dict[str, Any]
+    hyperparameters: dict[str, Any]
+    method: dict[str, Any]
+    seed: int
+    metadata: Metadata | None
+    integrations: list[Any]
+    suffix: str | None
+    attempt: int
+    progress: ProgressOut
+    queue: QueueOut | None
+    peft: dict[str, Any]
+    perturbation: dict[str, Any]
+    training: dict[str, Any]
+    resources: dict[str, Any]
+
+
+class EventOut(Listed):
+    """One line of a job's story."""
+
+    object: Literal["fine_tuning.job.event"]
+    created_at: int
+    level: str
+    message: str
+    type: str
+    data: dict[str, Any]
+
+
+class CheckpointOut(Listed):
+    """An adapter from the middle of a run."""
+
+    object: Literal["fine_tuning.job.checkpoint"]
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    metrics: dict[str, Any]
+    step_number: int
+
+
+class Series(BaseModel):
+    """One metric over optimizer steps; a value that is not finite is a string, such as NaN."""
+
+    name: str
+    agg: Literal["raw", "minmax"]
+    points: list[list[float | str]] = Field(
+        description="raw: [step, value]; minmax: [first step, min, max, mean] of each bucket"
+    )
+
+
+class MetricsOut(BaseModel):
+    """Series by name. train_loss is measured where the gradient is: at the perturbed weights under
+    MGPO. valid_loss is measured at the clean weights."""
+
+    object: Literal["list"]
+    data: list[Series]
+
+
+def job_out(job: Job, queue: QueueOut | None = None) -> JobOut:
+    """Show a row on the wire."""
+    spec = TrainSpec.model_validate(job.spec)
+    return JobOut(
+        id=job.id,
+        object="fine_tuning.job",
+        created_at=int(job.created_at.timestamp()),
+        finished_at=int(job.finished_at.timestamp()) if job.finished_at else None,
+        estimated_finish=_estimated_finish(job),
+        model=job.model,
+        fine_tuned_model=job.fine_tuned_model,
+        organization_id=job.organization_id,
+        status=job.status,
+        training_file=job.training_file_id,
+        validation_file=job.validation_file_id,
+        result_files=[job.result_file_id] if job.result_file_id else [],
+        trained_tokens=job.trained_tokens,
+        error=_error(job),
+        hyperparameters=job.hyperparameters,
+        method=job.method,
+        seed=spec.seed,
+        metadata=job.user_metadata,
+        integrations=[],
+        suffix=job.suffix,
+        attempt=job.attempt,
+        progress=ProgressOut(step=job.step, total_steps=job.total_steps),
+        queue=queue,
+        peft=spec.peft.model_dump(mode="json"),
+        perturbation=spec.perturbation.model_dump(mode="json"),
+        training=spec.training.model_dump(mode="json"),
+        resources=spec.resources.model_dump(mode="json"),
+    )
+
+
+def event_out(event: JobEvent) -> EventOut:
+    """Show an event on the wire."""
+    return EventOut(
+        id=event.id,
+        object="fine_tuning.job.event",
+        created_at=int(event.created_at.timestamp()),
+        level=event.level,
+        message=event.message,
+        type=event.type,
+        data=event.data,
+    )
+
+
+def checkpoint_out(checkpoint: Checkpoint) -> CheckpointOut:
+    """Show a checkpoint on the wire."""
+    return CheckpointOut(
+        id=checkpoint.id,
+        object="fine_tuning.job.checkpoint",
+        created_at=int(checkpoint.created_at.timestamp()),
+        fine_tuned_model_checkpoint=checkpoint.model,
+        fine_tuning_job_id=checkpoint.job_id,
+        metrics=checkpoint.metrics,
+        step_number=checkpoint.step,
+    )
+
+
+def _error(job: Job) -> ErrorOut | dict[str, Any]:
+    if job.error_code is None:
+        return {}
+    return ErrorOut(code=job.error_code, message=job.error_message or "", param=job.error_param)
+
+
+def _estimated_finish(job: Job) -> int | None:
+    """Extrapolate a running job from its pace so far."""
+    if job.status != "running" or not job.step or job.started_at is None or job.progress_at is None:
+        return None
+    pace = (job.progress_at - job.started_at) / job.step
+    return int((job.started_at + pace * job.total_steps).timestamp())

@@ -1,0 +1,286 @@
+"""Jobs as their owner sees them: submit, look, cancel."""
+
+import math
+import secrets
+from functools import partial
+from typing import Any
+
+from sqlalchemy import func, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app import blobs
+from app.blobs import StoredBytes
+from app.broker import Bell
+from app.db import after_commit
+from app.errors import InvalidJobState, InvalidRequest, NotFound, NotReady
+from app.files import service as files
+from app.ids import new_id
+from app.jobs import defaults, events
+from app.jobs.defaults import Facts
+from app.jobs.schemas import CreateJob, QueueOut, Series
+from app.jobs.spec import DataSpec, TrainSpec
+from app.jobs.states import TERMINAL, JobStatus
+from app.models import catalog
+from app.paging import Page, cut
+from app.settings import Settings
+from app.tables import Checkpoint, File, Job, JobEvent, LogChunk, Metric
+
+
+async def create(
+    tx: AsyncSession, organization_id: str, body: CreateJob, *, settings: Settings, bell: Bell
+) -> Job:
+    """Queue a job: every "auto" is resolved now, the workers hear of it after the commit.
+
+    Raises:
+        ModelNotFound, NotFound: the model or a file is not there.
+        InvalidRequest: a file that is not training data, or values that contradict each other.
+    """
+    model = catalog.find(body.model, settings.models_dir, settings.hub_revisions)
+    train = await _training_file(tx, organization_id, body.training_file, param="training_file")
+    valid = None
+    if body.validation_file:
+        valid = await _training_file(
+            tx, organization_id, body.validation_file, param="validation_file"
+        )
+    job_id = new_id("ftjob-")
+    facts = Facts(job_id=job_id, context_length=model.context_length, data=_data(train, valid))
+    seed = secrets.randbelow(2**31) if body.seed is None else body.seed
+    job = _row(organization_id, body, defaults.resolve(body, facts, seed=seed))
+    tx.add(job)
+    await tx.flush()
+    events.add(tx, job_id, "Created fine-tuning job")
+    await tx.flush()
+    await tx.refresh(job)
+    after_commit(tx, partial(bell.wake, job_id))
+    return job
+
+
+async def get(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
+    """Return a job of the caller's.
+
+    Raises:
+        NotFound: no such job, or another tenant's.
+    """
+    query = select(Job).where(Job.id == job_id, Job.organization_id == organization_id)
+    job = (await tx.execute(query)).scalar_one_or_none()
+    if job is None:
+        raise NotFound(f"Could not find fine-tuning job: {job_id}.", param="fine_tuning_job_id")
+    return job
+
+
+async def queue_place(tx: AsyncSession, job: Job) -> QueueOut | None:
+    """Return where a queued job stands among all that wait."""
+    if job.status != JobStatus.QUEUED:
+        return None
+    before = tuple_(-Job.priority, Job.created_at, Job.id) < tuple_(
+        -job.priority, job.created_at, job.id
+    )
+    query = select(func.count()).select_from(Job).where(Job.status == JobStatus.QUEUED, before)
+    ahead = (await tx.execute(query)).scalar_one()
+    return QueueOut(position=ahead + 1, ahead=ahead)
+
+
+async def list_jobs(
+    tx: AsyncSession, organization_id: str, *, after: str | None, limit: int
+) -> Page[Job]:
+    """Return a page of the caller's jobs, newest first."""
+    query = select(Job).where(Job.organization_id == organization_id)
+    if after:
+        last = await get(tx, organization_id, after)
+        query = query.where(tuple_(Job.created_at, Job.id) < tuple_(last.created_at, last.id))
+    query = query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+    return cut(list(await tx.scalars(query)), limit)
+
+
+async def cancel(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
+    """Stop a job: now if it waits, within seconds if it runs. Cancelling twice is no error.
+
+    Raises:
+        InvalidJobState: it has succeeded or failed already.
+    """
+    job = await get(tx, organization_id, job_id)
+    moved = await tx.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.status == JobStatus.QUEUED)
+        .values(status=JobStatus.CANCELLED, finished_at=func.now())
+        .returning(Job.id)
+    )
+    if moved.first():
+        events.add(tx, job_id, "The job was cancelled before it started")
+    else:
+        await tx.execute(
+            update(Job)
+            .where(Job.id == job_id, Job.status == JobStatus.RUNNING)
+            .values(stop_requested="cancel")
+        )
+    await tx.flush()
+    await tx.refresh(job)
+    if job.status in TERMINAL - {JobStatus.CANCELLED}:
+        raise InvalidJobState(
+            f"{job_id} has already {job.status}; only a live job can be cancelled."
+        )
+    return job
+
+
+async def list_events(
+    tx: AsyncSession, organization_id: str, job_id: str, *, after: str | None, limit: int
+) -> Page[JobEvent]:
+    """Return a page of a job's events, newest first."""
+    await get(tx, organization_id, job_id)
+    query = select(JobEvent).where(JobEvent.job_id == job_id)
+    if after:
+        seq = select(JobEvent.seq).where(JobEvent.id == after, JobEvent.job_id == job_id)
+        query = query.where(JobEvent.seq < seq.scalar_subquery())
+    rows = await tx.scalars(query.order_by(JobEvent.seq.desc()).limit(limit + 1))
+    return cut(list(rows), limit)
+
+
+async def list_checkpoints(
+    tx: AsyncSession, organization_id: str, job_id: str, *, after: str | None, limit: int
+) -> Page[Checkpoint]:
+    """Return a page of a job's checkpoints, latest step first."""
+    await get(tx, organization_id, job_id)
+    query = select(Checkpoint).where(Checkpoint.job_id == job_id)
+    if after:
+        step = select(Checkpoint.step).where(Checkpoint.id == after, Checkpoint.job_id == job_id)
+        query = query.where(Checkpoint.step < step.scalar_subquery())
+    rows = await tx.scalars(query.order_by(Checkpoint.step.desc()).limit(limit + 1))
+    return cut(list(rows), limit)
+
+
+async def adapter(tx: AsyncSession, organization_id: str, job_id: str) -> StoredBytes:
+    """Return where the adapter's archive is.
+
+    Raises:
+        NotReady: the job has none; it runs still, or it did not succeed.
+    """
+    job = await get(tx, organization_id, job_id)
+    if job.adapter_blob_id is None:
+        raise NotReady(f"{job_id} has no adapter: its status is {job.status}.")
+    return await blobs.describe(tx, job.adapter_blob_id)
+
+
+async def checkpoint_adapter(
+    tx: AsyncSession, organization_id: str, job_id: str, checkpoint_id: str
+) -> StoredBytes:
+    """Return where the archive of a checkpoint's adapter is.
+
+    Raises:
+        NotFound: the job has no such checkpoint.
+    """
+    await get(tx, organization_id, job_id)
+    query = select(Checkpoint.blob_id).where(
+        Checkpoint.id == checkpoint_id, Checkpoint.job_id == job_id
+    )
+    blob_id = (await tx.execute(query)).scalar_one_or_none()
+    if blob_id is None:
+        raise NotFound(f"{job_id} has no checkpoint {checkpoint_id}.")
+    return await blobs.describe(tx, blob_id)
+
+
+async def log_text(tx: AsyncSession, organization_id: str, job_id: str) -> str:
+    """Return what the job's runs printed so far."""
+    await get(tx, organization_id, job_id)
+    query = select(LogChunk.text).where(LogChunk.job_id == job_id).order_by(LogChunk.seq)
+    return "".join(await tx.scalars(query))
+
+
+async def metrics(
+    tx: AsyncSession, organization_id: str, job_id: str, *, names: list[str], points: int | None
+) -> list[Series]:
+    """Return a job's metrics: every value, or min, max and mean of `points` buckets each.
+
+    Buckets are made in SQL and keep spikes; PostgreSQL sorts NaN above all, so a bucket's max
+    shows it.
+    """
+    await get(tx, organization_id, job_id)
+    of_job = [Metric.job_id == job_id]
+    if names:
+        of_job.append(Metric.name.in_(names))
+    if points is None:
+        query = (
+            select(Metric.name, Metric.step, Metric.value)
+            .where(*of_job)
+            .order_by(Metric.name, Metric.step)
+        )
+    else:
+        query = _bucketed(of_job, points)
+    found: dict[str, list[list[float | str]]] = {name: [] for name in names}
+    for name, step, *values in await tx.execute(query):
+        found.setdefault(name, []).append([step, *map(_shown, values)])
+    agg = "raw" if points is None else "minmax"
+    return [Series(name=name, agg=agg, points=series) for name, series in sorted(found.items())]
+
+
+def _bucketed(of_job: list[Any], points: int) -> Any:
+    span = (
+        select(func.min(Metric.step).label("low"), (func.max(Metric.step) + 1).label("high"))
+        .where(*of_job)
+        .subquery()
+    )
+    bucket = func.width_bucket(Metric.step, span.c.low, span.c.high, points)
+    return (
+        select(
+            Metric.name,
+            func.min(Metric.step),
+            func.min(Metric.value),
+            func.max(Metric.value),
+            func.avg(Metric.value),
+        )
+        .select_from(Metric)
+        .join(span, span.c.low.is_not(None))
+        .where(*of_job)
+        .group_by(Metric.name, bucket)
+        .order_by(Metric.name, bucket)
+    )
+
+
+def _shown(value: float) -> float | str:
+    """JSON has no NaN: non-finite values are shown by name."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+async def _training_file(
+    tx: AsyncSession, organization_id: str, file_id: str, *, param: str
+) -> File:
+    file = await files.get(tx, organization_id, file_id, param=param)
+    if file.rows is None:
+        message = (
+            f"{file_id} was uploaded for {file.purpose!r}; upload it as {files.TRAINING_PURPOSE!r}."
+        )
+        raise InvalidRequest(message, param=param)
+    return file
+
+
+def _data(train: File, valid: File | None) -> DataSpec:
+    assert train.rows is not None
+    return DataSpec(
+        train_sha256=train.sha256,
+        train_rows=train.rows,
+        valid_sha256=valid.sha256 if valid else None,
+        valid_rows=(valid.rows or 0) if valid else 0,
+    )
+
+
+def _row(organization_id: str, body: CreateJob, spec: TrainSpec) -> Job:
+    shown = {
+        "n_epochs": spec.training.n_epochs,
+        "batch_size": spec.training.batch_size,
+        "learning_rate_multiplier": spec.training.learning_rate / defaults.BASE_LEARNING_RATE,
+    }
+    return Job(
+        id=spec.job_id,
+        organization_id=organization_id,
+        status=JobStatus.QUEUED,
+        model=body.model,
+        training_file_id=body.training_file,
+        validation_file_id=body.validation_file,
+        suffix=body.suffix,
+        method={"type": "supervised", "supervised": {"hyperparameters": shown}},
+        hyperparameters=shown,
+        user_metadata=body.metadata,
+        spec=spec.model_dump(mode="json"),
+        total_steps=spec.total_steps,
+    )

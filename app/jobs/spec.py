@@ -1,0 +1,171 @@
+"""What a run is told and what it says: the frozen TrainSpec and the events of a run."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
+
+SPEC_VERSION = 1
+
+
+class Frozen(BaseModel):
+    """A value that never changes once made, and refuses what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class PeftSpec(Frozen):
+    """Which weights are trained."""
+
+    method: Literal["lora"]
+    r: int = Field(ge=1, le=1024)
+    alpha: FiniteFloat = Field(gt=0)
+    dropout: FiniteFloat = Field(ge=0, lt=1)
+    target_modules: Literal["all-linear"] | tuple[str, ...]
+
+
+class PerturbationSpec(Frozen):
+    """Where the gradient is taken: LoRA-MGPO's look-ahead, or nowhere but at the weights."""
+
+    type: Literal["mgpo", "none"]
+    rho: FiniteFloat = Field(ge=0)
+    beta: FiniteFloat = Field(ge=0, lt=1)
+    mu: FiniteFloat | None = Field(ge=0, lt=1)
+    norm: Literal["module", "global"]
+    apn: Literal["relative", "paper", "off"]
+    start_step: int = Field(ge=0)
+
+
+class TrainingSpec(Frozen):
+    """How long, how fast and in what portions."""
+
+    n_epochs: int = Field(ge=1)
+    max_steps: int | None = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    micro_batch_size: int = Field(ge=1)
+    learning_rate: FiniteFloat = Field(gt=0)
+    warmup_ratio: FiniteFloat = Field(ge=0, le=1)
+    scheduler: Literal["cosine", "linear", "constant"]
+    weight_decay: FiniteFloat = Field(ge=0)
+    max_grad_norm: FiniteFloat = Field(gt=0)
+    max_length: int = Field(ge=8)
+    precision: Literal["auto", "bf16", "fp32"]
+    gradient_checkpointing: bool
+    eval_steps: int = Field(ge=1)
+    checkpoint_steps: int = Field(ge=1)
+
+
+class ResourcesSpec(Frozen):
+    """What the run occupies while it trains."""
+
+    gpus: int = Field(ge=1)
+    zero_stage: Literal[0]
+
+
+class DataSpec(Frozen):
+    """The training data, by content."""
+
+    train_sha256: str
+    train_rows: int
+    valid_sha256: str | None
+    valid_rows: int
+
+
+class TrainSpec(Frozen):
+    """All a run needs to know, every "auto" resolved: stored on the job, written to the run."""
+
+    version: Literal[1]
+    job_id: str
+    base_model: str
+    method: Literal["supervised"]
+    seed: int = Field(ge=0, lt=2**31)
+    peft: PeftSpec
+    perturbation: PerturbationSpec
+    training: TrainingSpec
+    resources: ResourcesSpec
+    data: DataSpec
+    total_steps: int = Field(ge=1)
+
+
+class Event(Frozen):
+    """One line a run says; `at` is unix time in seconds."""
+
+    at: float
+
+
+class Started(Event):
+    """The data is read, the model is loaded, the first step is next."""
+
+    type: Literal["started"] = "started"
+    total_steps: int
+    first_step: int = Field(description="1, or one past the checkpoint that the run resumes from")
+    trainable_parameters: int
+    total_parameters: int
+    train_rows: int
+    device: str
+    precision: Literal["bf16", "fp32"]
+
+
+class StepDone(Event):
+    """One optimizer step; metrics are keyed by their public names."""
+
+    type: Literal["step_done"] = "step_done"
+    step: int
+    epoch: float
+    metrics: dict[str, float]
+
+
+class EvalDone(Event):
+    """The validation file was read with the clean weights."""
+
+    type: Literal["eval_done"] = "eval_done"
+    step: int
+    metrics: dict[str, float]
+
+
+class CheckpointSaved(Event):
+    """An adapter of this step lies complete under `folder`, relative to the run folder."""
+
+    type: Literal["checkpoint_saved"] = "checkpoint_saved"
+    step: int
+    folder: str
+    metrics: dict[str, float]
+
+
+class Warned(Event):
+    """Something the user should know, that stops nothing."""
+
+    type: Literal["warned"] = "warned"
+    code: str
+    message: str
+
+
+class Finished(Event):
+    """The adapter lies complete under adapter/ and was proven to load on the original base."""
+
+    type: Literal["finished"] = "finished"
+    step: int
+    trained_tokens: int
+    metrics: dict[str, float]
+
+
+class Stopped(Event):
+    """The run was asked to stop, saved a checkpoint at this step and can resume from it."""
+
+    type: Literal["stopped"] = "stopped"
+    step: int
+
+
+class Failed(Event):
+    """The run cannot go on; the message tells the user what to do."""
+
+    type: Literal["failed"] = "failed"
+    code: str
+    message: str
+    param: str | None = None
+
+
+TrainEvent = Annotated[
+    Started | StepDone | EvalDone | CheckpointSaved | Warned | Finished | Stopped | Failed,
+    Field(discriminator="type"),
+]
+train_event: TypeAdapter[TrainEvent] = TypeAdapter(TrainEvent)

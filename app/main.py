@@ -1,0 +1,43 @@
+"""The API: create_app(settings)."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import health, logs, web
+from app.broker import Bell, make_celery
+from app.db import connected
+from app.files import routes as files
+from app.jobs import routes as jobs
+from app.models import routes as models
+from app.settings import Settings
+
+DESCRIPTION = """Fine-tuning that speaks OpenAI's API and trains LoRA-MGPO adapters on your
+own machines.
+
+Point `openai.OpenAI(base_url="http://…/v1", api_key="sk-…")` here."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the API as an ASGI application."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with connected(settings.database_url, pool_size=10) as db:
+            app.state.db = db
+            yield
+
+    app = FastAPI(title="Basin", version="0.1.0", description=DESCRIPTION, lifespan=lifespan)
+    app.state.settings = settings
+    app.state.bell = Bell(make_celery(settings.redis_url))
+    web.install(app)
+    for part in (files, jobs, models, health):
+        app.include_router(part.router)
+    return app
+
+
+def app_from_env() -> FastAPI:
+    """Return the API with the environment's settings: what uvicorn's --factory calls."""
+    logs.configure()
+    return create_app(Settings())

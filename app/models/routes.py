@@ -1,0 +1,23 @@
+"""/v1/models"""
+
+from fastapi import APIRouter
+
+from app.models import service
+from app.models.schemas import ModelList, ModelOut
+from app.web import Caller, Config, Tx
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("", response_model=ModelList)
+async def list_models(tx: Tx, caller: Caller, settings: Config) -> ModelList:
+    """List the base models of this server and your fine-tuned ones."""
+    return ModelList(
+        object="list", data=await service.list_models(tx, caller.organization_id, settings)
+    )
+
+
+@router.get("/{model:path}", response_model=ModelOut)
+async def get_model(model: str, tx: Tx, caller: Caller, settings: Config) -> ModelOut:
+    """Describe one model."""
+    return await service.get_model(tx, caller.organization_id, settings, model)

@@ -1,0 +1,21 @@
+"""Models on the wire."""
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+
+class ModelOut(BaseModel):
+    """A model, as OpenAI's client reads it."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """All of them; OpenAI's client does not page here."""
+
+    object: Literal["list"]
+    data: list[ModelOut]

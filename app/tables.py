@@ -1,0 +1,222 @@
+"""Every table on one page."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from app.jobs.states import JobStatus
+
+Json = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {  # noqa: RUF012  SQLAlchemy reads it from the class
+        str: Text,
+        int: BigInteger,
+        float: Double,
+        datetime: DateTime(timezone=True),
+        Json: JSONB,
+        bytes: LargeBinary,
+    }
+
+
+class Organization(Base):
+    """A tenant: it owns files, jobs, adapters and keys."""
+
+    __tablename__ = "organizations"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ApiKey(Base):
+    """A bearer key; only a keyed digest of its secret is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    name: Mapped[str]
+    digest: Mapped[bytes]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Blob(Base):
+    """Bytes in chunks of 1 MiB; `state` is writing until size and hash are known, then ready."""
+
+    __tablename__ = "blobs"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    state: Mapped[str]
+    size: Mapped[int | None]
+    sha256: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class BlobChunk(Base):
+    """One MiB of a blob. The column's storage is EXTERNAL: adapters do not compress."""
+
+    __tablename__ = "blob_chunks"
+    __table_args__ = (PrimaryKeyConstraint("blob_id", "seq"),)
+
+    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id", ondelete="CASCADE"))
+    seq: Mapped[int]
+    data: Mapped[bytes]
+
+
+class File(Base):
+    """A file as OpenAI's wire shows it; rows and format are known for training files."""
+
+    __tablename__ = "files"
+    __table_args__ = (Index("ix_files_list", "organization_id", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"))
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    size_bytes: Mapped[int]
+    sha256: Mapped[str]
+    rows: Mapped[int | None]
+    row_format: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Job(Base):
+    """A fine-tuning job: the row is the truth, whatever the queue says."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_list", "organization_id", "created_at", "id"),
+        Index(
+            "ix_jobs_waiting",
+            "priority",
+            "created_at",
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index("ix_jobs_leased", "lease_until", postgresql_where=text("status = 'running'")),
+        Index("ix_jobs_training_file", "training_file_id"),
+        Index("ix_jobs_validation_file", "validation_file_id"),
+        Index("ix_jobs_fine_tuned_model", "fine_tuned_model"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    status: Mapped[JobStatus] = mapped_column(Text)
+    priority: Mapped[int] = mapped_column(server_default="0")
+    model: Mapped[str]
+    training_file_id: Mapped[str]
+    validation_file_id: Mapped[str | None]
+    suffix: Mapped[str | None]
+    method: Mapped[Json]
+    hyperparameters: Mapped[Json]
+    user_metadata: Mapped[Json | None]
+    spec: Mapped[Json]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    lost_attempts: Mapped[int] = mapped_column(server_default="0")
+    lease_until: Mapped[datetime | None]
+    worker: Mapped[str | None]
+    stop_requested: Mapped[str | None]
+
+    step: Mapped[int] = mapped_column(server_default="0")
+    total_steps: Mapped[int]
+    progress_at: Mapped[datetime | None]
+    trained_tokens: Mapped[int | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    error_param: Mapped[str | None]
+    fine_tuned_model: Mapped[str | None]
+    adapter_blob_id: Mapped[str | None] = mapped_column(ForeignKey("blobs.id"))
+    result_file_id: Mapped[str | None]
+
+
+class JobEvent(Base):
+    """A line in a job's story; `seq` orders events of the same second."""
+
+    __tablename__ = "job_events"
+    __table_args__ = (Index("ix_job_events_list", "job_id", "seq"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(Identity(always=True))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    level: Mapped[str]
+    message: Mapped[str]
+    type: Mapped[str]
+    data: Mapped[Json]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Metric(Base):
+    """One value of one metric at one optimizer step; NaN and infinities are stored as such."""
+
+    __tablename__ = "metrics"
+    __table_args__ = (PrimaryKeyConstraint("job_id", "name", "step"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    step: Mapped[int]
+    attempt: Mapped[int]
+    value: Mapped[float]
+    ts: Mapped[datetime]
+
+
+class Checkpoint(Base):
+    """An adapter kept from the middle of a run."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (Index("ix_checkpoints_step", "job_id", "step", unique=True),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    step: Mapped[int]
+    metrics: Mapped[Json]
+    model: Mapped[str]
+    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class LogChunk(Base):
+    """A piece of what a run printed, whole lines, in order."""
+
+    __tablename__ = "log_chunks"
+    __table_args__ = (PrimaryKeyConstraint("job_id", "seq"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    seq: Mapped[int] = mapped_column(Identity(always=True))
+    attempt: Mapped[int]
+    text: Mapped[str]
+
+
+class Worker(Base):
+    """A worker process that said it is alive."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    hostname: Mapped[str]
+    devices: Mapped[Json]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,0 +1,215 @@
+"""The HTTP edge: what a route may ask for, and how an error leaves."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import structlog
+from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import blobs
+from app.blobs import StoredBytes
+from app.broker import Bell
+from app.db import Database
+from app.errors import (
+    ApiError,
+    InvalidApiKey,
+    InvalidRequest,
+    NotFound,
+    RangeNotSatisfiable,
+    Unavailable,
+)
+from app.ids import new_id
+from app.keys import service as keys
+from app.settings import Settings
+
+log = structlog.get_logger()
+bearer = HTTPBearer(auto_error=False, description="A key made by `basin keys create`.")
+
+
+def _database(request: Request) -> Database:
+    database: Database = request.app.state.db
+    return database
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _bell(request: Request) -> Bell:
+    found: Bell = request.app.state.bell
+    return found
+
+
+Db = Annotated[Database, Depends(_database)]
+Config = Annotated[Settings, Depends(_settings)]
+Ring = Annotated[Bell, Depends(_bell)]
+
+
+async def _transaction(db: Db) -> AsyncIterator[AsyncSession]:
+    async with db.transaction() as tx:
+        yield tx
+
+
+async def _caller(
+    db: Db,
+    settings: Config,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+) -> keys.Caller:
+    """Say who asks. A transaction of its own: an upload must not hold one for its whole length."""
+    if credentials is None:
+        raise InvalidApiKey("No API key. Send the header `Authorization: Bearer sk-…`.")
+    async with db.transaction() as tx:
+        return await keys.authenticate(
+            tx, credentials.credentials, pepper=settings.key_pepper.get_secret_value()
+        )
+
+
+# scope="function": the commit is done before the response leaves.
+Tx = Annotated[AsyncSession, Depends(_transaction, scope="function")]
+Caller = Annotated[keys.Caller, Depends(_caller)]
+Limit = Annotated[int, Query(ge=0, le=100, description="How many at most.")]
+After = Annotated[str | None, Query(description="The last id of the page before.")]
+
+
+def blob_response(
+    request: Request, db: Database, stored: StoredBytes, *, media_type: str, filename: str
+) -> Response:
+    """Answer with a blob: Content-Length, ETag (its sha256), one Range, If-None-Match and HEAD.
+
+    Raises:
+        RangeNotSatisfiable: the range starts past the end.
+    """
+    etag = f'"{stored.sha256}"'
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": f'attachment; filename="{filename}"',
+    }
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers=headers)
+    if_range = request.headers.get("if-range")
+    wanted = request.headers.get("range") if if_range in (None, etag) else None
+    start, stop = parse_range(wanted, stored.size)
+    headers["Content-Length"] = str(stop - start)
+    partial = (start, stop) != (0, stored.size)
+    if partial:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{stored.size}"
+    status = 206 if partial else 200
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers, media_type=media_type)
+    body = blobs.read(db, stored.blob_id, start=start, stop=stop)
+    return StreamingResponse(body, status_code=status, headers=headers, media_type=media_type)
+
+
+def parse_range(header: str | None, size: int) -> tuple[int, int]:
+    """Return [start, stop) of one byte range (RFC 9110 §14.2); all, for what it does not know.
+
+    Raises:
+        RangeNotSatisfiable: the range lies outside the bytes.
+    """
+    unit, _, spec = (header or "").partition("=")
+    first, dash, last = spec.strip().partition("-")
+    numeric = (first or "0").isdecimal() and (last or "0").isdecimal()
+    if unit.strip() != "bytes" or not dash or not numeric or not (first or last):
+        return 0, size
+    if not first:
+        start, stop = max(size - int(last), 0), size
+    else:
+        start, stop = int(first), min(int(last) + 1, size) if last else size
+    if start >= stop:
+        raise RangeNotSatisfiable(f"There are {size} bytes; the range {spec} is outside.")
+    return start, stop
+
+
+def error_response(error: ApiError) -> JSONResponse:
+    """Render the envelope that OpenAI's client reads, all four keys always."""
+    headers = {"Retry-After": "2"} if error.status == Unavailable.status else None
+    body = {
+        "message": error.message,
+        "type": error.type,
+        "param": error.param,
+        "code": error.code,
+    }
+    return JSONResponse({"error": body}, status_code=error.status, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Give an app the error envelope and a request id on every answer."""
+
+    @app.exception_handler(ApiError)
+    async def _named(_: Request, error: ApiError) -> Response:
+        return error_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return error_response(InvalidRequest(_explain(first), param=_param(first)))
+
+    @app.exception_handler(StarletteHTTPException)
+    async def _http(request: Request, error: StarletteHTTPException) -> Response:
+        return error_response(_from_http(request, error))
+
+    @app.exception_handler(OperationalError)
+    @app.exception_handler(InterfaceError)
+    async def _database_away(_: Request, error: Exception) -> Response:
+        log.error("database.unreachable", error=str(error))
+        return error_response(Unavailable("The database is away; try again in a moment."))
+
+    @app.exception_handler(Exception)
+    async def _bug(request: Request, error: Exception) -> Response:
+        log.exception("request.failed", path=request.url.path, exc_info=error)
+        message = "Something went wrong on our side; the server's log has the details."
+        body = {"message": message, "type": "server_error", "param": None, "code": "internal_error"}
+        return JSONResponse({"error": body}, status_code=500)
+
+    app.add_middleware(RequestId)
+
+
+class RequestId:
+    """Puts x-request-id on every answer. Plain ASGI: streams pass through untouched."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = new_id("req_").encode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id)]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+def _param(error: dict[str, object]) -> str | None:
+    location = error["loc"]
+    assert isinstance(location, tuple)
+    return ".".join(str(part) for part in location[1:]) or None
+
+
+def _explain(error: dict[str, object]) -> str:
+    where = _param(error) or "the request"
+    if error["type"] == "extra_forbidden":
+        return f"Unknown parameter: '{where}'. Remove it, or see /docs for those there are."
+    if error["type"] == "json_invalid":
+        return "The body is not valid JSON."
+    if error["type"] == "missing":
+        return f"Missing required parameter: '{where}'."
+    return f"Invalid value for '{where}': {error['msg']}."
+
+
+def _from_http(request: Request, error: StarletteHTTPException) -> ApiError:
+    if error.status_code == NotFound.status:
+        return NotFound(f"Unknown request URL: {request.method} {request.url.path}.")
+    found = InvalidRequest(str(error.detail))
+    found.status = error.status_code  # type: ignore[misc]  # 405 and its like come from the router
+    return found

@@ -1,0 +1,98 @@
+"""The run folder: the only thing a supervisor and its run share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from app.jobs.spec import TrainEvent, TrainSpec, train_event
+
+
+class Placement(BaseModel):
+    """What only this machine knows about a run: where the base model is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Literal["folder", "hub"]
+    location: str
+    revision: str | None
+
+
+class RunDir:
+    """Names inside one run folder.
+
+    spec.json, placement.json, train.jsonl and valid.jsonl are written by the supervisor first;
+    events.jsonl and log.txt grow while the run lives; checkpoints/ is what the run resumes from;
+    exports/step-N/ and adapter/ appear complete, by rename.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spec = path / "spec.json"
+        self.placement = path / "placement.json"
+        self.train = path / "train.jsonl"
+        self.valid = path / "valid.jsonl"
+        self.events = path / "events.jsonl"
+        self.log = path / "log.txt"
+        self.checkpoints = path / "checkpoints"
+        self.exports = path / "exports"
+        self.adapter = path / "adapter"
+
+    def read_spec(self) -> TrainSpec:
+        return TrainSpec.model_validate_json(self.spec.read_bytes())
+
+    def read_placement(self) -> Placement:
+        return Placement.model_validate_json(self.placement.read_bytes())
+
+    def append_event(self, event: TrainEvent) -> None:
+        """Add one line; a single write of a short line is never seen half by `EventTail`."""
+        with self.events.open("ab") as file:
+            file.write(train_event.dump_json(event) + b"\n")
+
+
+class LineTail:
+    """Reads what was appended to a file since the last look, whole lines only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def mark(self) -> int:
+        """Return where the next look starts, for `back_to`."""
+        return self._offset
+
+    def back_to(self, mark: int) -> None:
+        """Look again from there: what was read could not be passed on."""
+        self._offset = mark
+
+    def read(self, limit: int = 1 << 20) -> bytes:
+        """Return the new whole lines, at most about `limit` bytes of them, or nothing."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read(limit)
+        except FileNotFoundError:
+            return b""
+        whole = data[: data.rfind(b"\n") + 1]
+        if not whole and len(data) == limit:
+            whole = data  # one line longer than the limit: pass it on in pieces
+        self._offset += len(whole)
+        return whole
+
+
+def parse_events(lines: bytes) -> Iterator[TrainEvent]:
+    """Turn whole lines of events.jsonl into events."""
+    for line in lines.splitlines():
+        yield train_event.validate_json(line)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is there complete, or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
