@@ -49,7 +49,7 @@ class RunDir:
     def append_event(self, event: TrainEvent) -> None:
         """Add one line; a single write of a short line is never seen half by `EventTail`."""
         with self.events.open("ab") as file:
-            file.write(train_event.dump_json(event) + b"\n")
+            file.write(event.model_dump_json().encode() + b"\n")
 
 
 class LineTail:

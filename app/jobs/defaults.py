@@ -68,7 +68,7 @@ def _perturbation(asked: PerturbationIn) -> PerturbationSpec:
 
 def _training(asked: Hyperparameters, extra: TrainingIn, facts: Facts) -> TrainingSpec:
     rows = facts.data.train_rows
-    batch_size = _batch_size(rows) if asked.batch_size == "auto" else asked.batch_size
+    batch_size = asked.batch_size or _batch_size(rows)
     if batch_size > rows:
         message = f"batch_size {batch_size} is more than the {rows} examples of the file."
         raise InvalidRequest(message, param="hyperparameters.batch_size")
@@ -77,7 +77,7 @@ def _training(asked: Hyperparameters, extra: TrainingIn, facts: Facts) -> Traini
         message = f"micro_batch_size {micro} does not divide batch_size {batch_size}."
         raise InvalidRequest(message, param="training.micro_batch_size")
     epoch = _steps_per_epoch(facts, batch_size)
-    n_epochs = _n_epochs(rows) if asked.n_epochs == "auto" else asked.n_epochs
+    n_epochs = asked.n_epochs or _n_epochs(rows)
     total = extra.max_steps or epoch * n_epochs
     multiplier = 1.0 if asked.learning_rate_multiplier == "auto" else asked.learning_rate_multiplier
     return TrainingSpec(

@@ -1,14 +1,15 @@
 """Jobs on the wire: what is asked, and what is shown."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 from app.jobs.spec import TrainSpec
 from app.paging import Listed
 from app.tables import Checkpoint, Job, JobEvent
 
 Metadata = dict[str, str]
+AUTO = BeforeValidator(lambda value: None if value == "auto" else value)
 
 
 class Asked(BaseModel):
@@ -20,9 +21,9 @@ class Asked(BaseModel):
 class Hyperparameters(Asked):
     """OpenAI's three; "auto" is resolved at submit."""
 
-    batch_size: Literal["auto"] | int = Field(default="auto", ge=1, le=4096)
-    learning_rate_multiplier: Literal["auto"] | FiniteFloat = Field(default="auto", gt=0)
-    n_epochs: Literal["auto"] | int = Field(default="auto", ge=1, le=1000)
+    batch_size: Annotated[int | None, AUTO, Field(ge=1, le=4096)] = None
+    learning_rate_multiplier: Annotated[FiniteFloat | None, AUTO, Field(gt=0)] = None
+    n_epochs: Annotated[int | None, AUTO, Field(ge=1, le=1000)] = None
 
 
 class Supervised(Asked):

@@ -1,0 +1,182 @@
+"""Jobs over HTTP, before a worker sees them."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+JOBS = "/fine_tuning/jobs"
+
+
+def submit(http: httpx.Client, training_file: str, **body: Any) -> httpx.Response:
+    return http.post(JOBS, json={"model": "tiny-llama", "training_file": training_file} | body)
+
+
+def test_everything_auto_is_resolved_and_shown(http: httpx.Client, training_file: str):
+    job = submit(http, training_file, suffix="mine", seed=5).json()
+
+    assert job["status"] == "queued" and job["seed"] == 5
+    assert job["hyperparameters"] == {
+        "n_epochs": 3,
+        "batch_size": 4,
+        "learning_rate_multiplier": 1.0,
+    }
+    assert job["perturbation"]["type"] == "mgpo"
+    assert job["training"]["learning_rate"] == pytest.approx(2e-4)
+    assert job["training"]["max_length"] == 256
+    assert job["progress"] == {"step": 0, "total_steps": 15}
+    assert job["error"] == {}
+
+
+def test_the_old_top_level_hyperparameters_work(http: httpx.Client, training_file: str):
+    job = submit(http, training_file, hyperparameters={"n_epochs": 2, "batch_size": 10}).json()
+
+    assert job["progress"]["total_steps"] == 4
+
+
+def test_alpha_follows_the_rank(http: httpx.Client, training_file: str):
+    job = submit(http, training_file, peft={"r": 32}).json()
+
+    assert job["peft"]["alpha"] == 64
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"peft": {"rank": 8}}, "peft.rank"),
+        ({"peft": {"r": 0}}, "peft.r"),
+        ({"perturbation": {"type": "magic"}}, "perturbation.type"),
+        ({"training": {"learning_rate": -1}}, "training.learning_rate"),
+        ({"training": {"micro_batch_size": 3}}, "training.micro_batch_size"),
+        ({"resources": {"gpus": 2}}, "resources.gpus"),
+        ({"method": {"type": "dpo"}}, "method.type"),
+        ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs.int"),
+        ({"hyperparameters": {"batch_size": 21}}, "hyperparameters.batch_size"),
+        ({"seed": -1}, "seed"),
+        ({"suffix": "../../etc"}, "suffix"),
+        ({"colour": "blue"}, "colour"),
+        ({"model": "no-such-model"}, "model"),
+        ({"model": "../tiny-llama"}, "model"),
+    ],
+)
+def test_a_bad_value_is_a_400_that_names_it(
+    http: httpx.Client, training_file: str, body: dict[str, Any], param: str
+):
+    answer = submit(http, training_file, **body)
+
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_learning_rate_that_is_not_a_number_is_refused(http: httpx.Client, training_file: str):
+    body = (
+        f'{{"model": "tiny-llama", "training_file": "{training_file}",'
+        ' "training": {"learning_rate": NaN}}'
+    )
+
+    answer = http.post(JOBS, content=body, headers={"Content-Type": "application/json"})
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "training.learning_rate"
+
+
+def test_malformed_json_and_unknown_routes_use_the_envelope(http: httpx.Client):
+    malformed = http.post(JOBS, content=b"{", headers={"Content-Type": "application/json"})
+    unknown = http.get("/nothing/here")
+    wrong_method = http.put(JOBS)
+
+    assert [answer.status_code for answer in (malformed, unknown, wrong_method)] == [400, 404, 405]
+    for answer in (malformed, unknown, wrong_method):
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        assert answer.headers["x-request-id"].startswith("req_")
+
+
+def test_another_tenants_files_cannot_be_trained_on(
+    stranger: httpx.Client, http: httpx.Client, training_file: str
+):
+    own = stranger.post(
+        "/files",
+        files={"file": ("t.jsonl", http.get(f"/files/{training_file}/content").content)},
+        data={"purpose": "fine-tune"},
+    ).json()["id"]
+
+    training = submit(stranger, training_file)
+    validation = submit(stranger, own, validation_file=training_file)
+
+    assert training.status_code == validation.status_code == 404
+    assert validation.json()["error"]["param"] == "validation_file"
+
+
+def test_another_tenants_job_does_not_exist(
+    stranger: httpx.Client, http: httpx.Client, training_file: str
+):
+    job = submit(http, training_file).json()["id"]
+
+    paths = ["", "/events", "/checkpoints", "/metrics", "/logs", "/adapter"]
+
+    assert {stranger.get(f"{JOBS}/{job}{path}").status_code for path in paths} == {404}
+    assert stranger.post(f"{JOBS}/{job}/cancel").status_code == 404
+    assert job not in stranger.get(JOBS).text
+
+
+def test_a_queued_job_is_cancelled_at_once_and_twice_is_no_error(
+    http: httpx.Client, training_file: str
+):
+    job = submit(http, training_file).json()["id"]
+
+    once = http.post(f"{JOBS}/{job}/cancel").json()
+    twice = http.post(f"{JOBS}/{job}/cancel")
+
+    assert once["status"] == "cancelled" and once["finished_at"] is not None
+    assert twice.status_code == 200
+    assert http.get(f"{JOBS}/{job}/events").json()["data"][0]["message"].endswith("it started")
+
+
+def test_waiting_jobs_know_their_place(http: httpx.Client, training_file: str):
+    first, second = (submit(http, training_file).json() for _ in range(2))
+
+    assert second["queue"]["ahead"] == first["queue"]["ahead"] + 1
+    assert second["queue"]["position"] == second["queue"]["ahead"] + 1
+
+
+def test_jobs_are_listed_newest_first_and_paged(http: httpx.Client, training_file: str):
+    ids = [submit(http, training_file).json()["id"] for _ in range(3)]
+
+    page = http.get(JOBS, params={"limit": 2}).json()
+    rest = http.get(JOBS, params={"limit": 1, "after": page["data"][-1]["id"]}).json()
+
+    assert [job["id"] for job in page["data"]] == [ids[2], ids[1]] and page["has_more"]
+    assert rest["data"][0]["id"] == ids[0]
+
+
+def test_an_unfinished_job_has_no_adapter_yet(http: httpx.Client, training_file: str):
+    job = submit(http, training_file).json()["id"]
+
+    answer = http.get(f"{JOBS}/{job}/adapter")
+
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "not_ready"
+
+
+@pytest.mark.parametrize("key", ["", "nonsense", "sk-", "sk-" + "a" * 48, "Bearer"])
+def test_a_wrong_key_is_a_401(http: httpx.Client, key: str):
+    answer = http.get(JOBS, headers={"Authorization": f"Bearer {key}"})
+
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_the_openapi_page_shows_examples(http: httpx.Client):
+    base = str(http.base_url).removesuffix("/v1/")
+
+    schema = httpx.get(f"{base}/openapi.json").json()
+
+    assert httpx.get(f"{base}/docs").status_code == 200
+    assert schema["components"]["schemas"]["CreateJob"]["example"]["model"]
+
+
+def test_without_a_worker_the_service_is_not_ready(http: httpx.Client):
+    base = str(http.base_url).removesuffix("/v1/")
+
+    assert httpx.get(f"{base}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{base}/readyz").json()["database"] is True

@@ -1,0 +1,185 @@
+"""A worker's hold on a job: nobody else gets it, and nobody writes who lost it."""
+
+import asyncio
+import math
+import time
+
+import httpx
+import pytest
+from sqlalchemy import text, update
+
+from app.db import Database
+from app.jobs import lease
+from app.jobs.lease import MAX_LOST_ATTEMPTS, Claim, Failure, LeaseLostError
+from app.jobs.spec import EvalDone, Started, StepDone
+from app.tables import Job
+
+pytestmark = pytest.mark.usefixtures("empty_queue")
+JOBS = "/fine_tuning/jobs"
+
+
+@pytest.fixture
+def job_id(http: httpx.Client, training_file: str, empty_queue: None) -> str:
+    body = {"model": "tiny-llama", "training_file": training_file}
+    found: str = http.post(JOBS, json=body).json()["id"]
+    return found
+
+
+async def claim(db: Database, worker: str = "w1") -> Claim | None:
+    async with db.transaction() as tx:
+        return await lease.claim(tx, worker, devices=1)
+
+
+async def claimed(db: Database) -> Claim:
+    held = await claim(db)
+    assert held is not None
+    return held
+
+
+async def expire(db: Database, job_id: str) -> None:
+    async with db.transaction() as tx:
+        past = text("now() - interval '1 second'")
+        await tx.execute(update(Job).where(Job.id == job_id).values(lease_until=past))
+
+
+async def sweep(db: Database) -> list[str]:
+    async with db.transaction() as tx:
+        return await lease.requeue_expired(tx)
+
+
+async def test_of_many_workers_one_gets_the_job(db: Database, job_id: str):
+    claims = await asyncio.gather(*(claim(db, f"w{number}") for number in range(8)))
+
+    assert [held.job_id for held in claims if held] == [job_id]
+
+
+async def test_jobs_are_taken_in_order(db: Database, http: httpx.Client, training_file: str):
+    body = {"model": "tiny-llama", "training_file": training_file}
+    ids = [http.post(JOBS, json=body).json()["id"] for _ in range(3)]
+
+    assert [(await claimed(db)).job_id for _ in ids] == ids
+
+
+async def test_a_second_delivery_finds_nothing(db: Database, job_id: str):
+    await claimed(db)
+
+    assert await claim(db) is None
+
+
+async def test_a_silent_workers_job_waits_again_and_its_late_write_is_refused(
+    db: Database, job_id: str
+):
+    old = await claimed(db)
+    await expire(db, job_id)
+
+    assert await sweep(db) == [job_id]
+    new = await claimed(db)
+
+    assert new.attempt == old.attempt + 1
+    with pytest.raises(LeaseLostError):
+        async with db.transaction() as tx:
+            await lease.renew(tx, old)
+    with pytest.raises(LeaseLostError):
+        async with db.transaction() as tx:
+            await lease.fail(tx, old, Failure("x", "late"))
+
+
+async def test_two_sweeps_at_once_requeue_once(db: Database, job_id: str):
+    await claimed(db)
+    await expire(db, job_id)
+
+    both = await asyncio.gather(sweep(db), sweep(db))
+
+    assert sorted(map(len, both)) == [0, 1]
+
+
+async def test_a_job_that_kills_its_worker_every_time_is_failed(
+    db: Database, http: httpx.Client, job_id: str
+):
+    for _ in range(MAX_LOST_ATTEMPTS):
+        await claimed(db)
+        await expire(db, job_id)
+        await sweep(db)
+
+    job = http.get(f"{JOBS}/{job_id}").json()
+    assert (job["status"], job["error"]["code"]) == ("failed", "poison")
+
+
+async def test_a_shutdown_does_not_count_towards_the_cap(db: Database, job_id: str):
+    for _ in range(MAX_LOST_ATTEMPTS + 1):
+        held = await claimed(db)
+        async with db.transaction() as tx:
+            await lease.give_back(tx, held, "bye")
+
+    assert await claimed(db)
+
+
+async def test_cancelling_a_running_job_reaches_its_worker(
+    db: Database, http: httpx.Client, job_id: str
+):
+    held = await claimed(db)
+
+    http.post(f"{JOBS}/{job_id}/cancel")
+    async with db.transaction() as tx:
+        stop = await lease.renew(tx, held)
+        await lease.cancel(tx, held)
+
+    assert stop == "cancel"
+    assert http.get(f"{JOBS}/{job_id}").json()["status"] == "cancelled"
+
+
+async def test_what_a_run_says_is_shown(db: Database, http: httpx.Client, job_id: str):
+    held = await claimed(db)
+    now = time.time()
+    said = [
+        Started(
+            at=now,
+            total_steps=15,
+            first_step=1,
+            trainable_parameters=10,
+            total_parameters=100,
+            train_rows=20,
+            device="cpu",
+            precision="fp32",
+        ),
+        *(
+            StepDone(at=now, step=step, epoch=0.1, metrics={"train_loss": 1.0 / step})
+            for step in range(1, 10)
+        ),
+        StepDone(at=now, step=10, epoch=0.5, metrics={"train_loss": math.nan}),
+        EvalDone(at=now, step=10, metrics={"valid_loss": 0.5}),
+    ]
+
+    async with db.transaction() as tx:
+        await lease.renew(tx, held)
+        await lease.record(tx, held, said)
+
+    job = http.get(f"{JOBS}/{job_id}").json()
+    metrics = {
+        series["name"]: series for series in http.get(f"{JOBS}/{job_id}/metrics").json()["data"]
+    }
+    events = http.get(f"{JOBS}/{job_id}/events").json()["data"]
+    assert job["progress"] == {"step": 10, "total_steps": 15}
+    assert metrics["train_loss"]["points"][1] == [2, 0.5]
+    assert metrics["train_loss"]["points"][-1] == [10, "NaN"]
+    assert metrics["valid_loss"]["points"] == [[10, 0.5]]
+    assert events[0]["message"] == "Step 10: valid_loss=0.5000"
+    assert events[1]["data"]["train_loss"] == "nan"
+
+
+async def test_buckets_keep_the_spike(db: Database, http: httpx.Client, job_id: str):
+    held = await claimed(db)
+    steps = [
+        StepDone(
+            at=time.time(), step=step, epoch=0, metrics={"train_loss": 99.0 if step == 37 else 1.0}
+        )
+        for step in range(1, 101)
+    ]
+    async with db.transaction() as tx:
+        await lease.record(tx, held, steps)
+
+    query = {"name": "train_loss", "agg": "minmax", "points": 10}
+    series = http.get(f"{JOBS}/{job_id}/metrics", params=query).json()["data"][0]
+
+    assert series["agg"] == "minmax" and len(series["points"]) == 10
+    assert [31, 1.0, 99.0, pytest.approx(10.8)] == series["points"][3]

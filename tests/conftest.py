@@ -1,0 +1,210 @@
+"""A real PostgreSQL, a real Redis and a real API for every test that asks for them."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from sqlalchemy import update
+
+from app import migrate
+from app.db import Database, connected
+from app.embedded import Services, run_services
+from app.ids import token
+from app.jobs.states import TERMINAL, JobStatus
+from app.keys import service as keys
+from app.settings import Settings, inherited_environment
+from app.tables import Job
+from tests.factories import PEPPER, jsonl, make_model_folder
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+MAX_FILE_BYTES = 3 << 20
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs the shared models and data where they are missing; never in CI."""
+    if SHARED.is_dir() or os.environ.get("CI") == "true":
+        return
+    for item in items:
+        if item.get_closest_marker("shared"):
+            item.add_marker(pytest.mark.skip(reason=f"{SHARED} is not there"))
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    with run_services(tmp_path_factory.mktemp("services") / "data") as running:
+        migrate.upgrade(running.database_url)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_model_folder(folder / "tiny-llama")
+    (folder / "broken-llama").mkdir()
+    (folder / "broken-llama" / "config.json").write_text('{"model_type": "llama"}')
+    if SHARED.is_dir():
+        (folder / "stories260K").symlink_to(SHARED / "models" / "stories260K")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def settings(
+    services: Services, models_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    return Settings(
+        database_url=services.database_url,
+        redis_url=services.redis_url,
+        key_pepper=PEPPER,
+        models_dir=models_dir,
+        data_dir=tmp_path_factory.mktemp("worker"),
+        max_file_bytes=MAX_FILE_BYTES,
+        devices="cpu",
+    )
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    return inherited_environment() | {
+        "BASIN_DATABASE_URL": settings.database_url,
+        "BASIN_REDIS_URL": settings.redis_url,
+        "BASIN_KEY_PEPPER": PEPPER,
+        "BASIN_MODELS_DIR": str(settings.models_dir),
+        "BASIN_DATA_DIR": str(settings.data_dir),
+        "BASIN_MAX_FILE_BYTES": str(settings.max_file_bytes),
+        "BASIN_DEVICES": settings.devices,
+    }
+
+
+@dataclass(frozen=True)
+class Api:
+    """A running server and the keys to it."""
+
+    url: str
+    settings: Settings
+    pid: int
+
+    def key(self, organization: str) -> str:
+        async def make() -> str:
+            async with connected(self.settings.database_url) as db, db.transaction() as tx:
+                return await keys.create(tx, organization=organization, name="test", pepper=PEPPER)
+
+        return asyncio.run(make())
+
+    def http(self, key: str) -> httpx.Client:
+        return httpx.Client(
+            base_url=f"{self.url}/v1", headers={"Authorization": f"Bearer {key}"}, timeout=60
+        )
+
+    def openai(self, key: str) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+
+
+@pytest.fixture(scope="session")
+def api(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    port = free_port()
+    log = tmp_path_factory.mktemp("api") / "api.log"
+    command = [sys.executable, "-m", "uvicorn", "app.main:app_from_env", "--factory"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)],
+            env=environment(settings),
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers(url), timeout_s=20)
+        yield Api(url, settings, process.pid)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def worker(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A real Celery worker; yields its log."""
+    log = tmp_path_factory.mktemp("celery") / "worker.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"],
+            env=environment(settings),
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield log
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def organization() -> str:
+    return f"acme-{token(6)}"
+
+
+@pytest.fixture(scope="session")
+def http(api: Api, organization: str) -> Iterator[httpx.Client]:
+    with api.http(api.key(organization)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def stranger(api: Api) -> Iterator[httpx.Client]:
+    """Somebody with a good key of another organization."""
+    with api.http(api.key(f"stranger-{token(6)}")) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def client(api: Api, organization: str) -> Iterator[openai.OpenAI]:
+    with api.openai(api.key(organization)) as openai_client:
+        yield openai_client
+
+
+@pytest.fixture
+def training_file(client: openai.OpenAI) -> str:
+    return client.files.create(file=("train.jsonl", jsonl(20)), purpose="fine-tune").id
+
+
+@pytest.fixture
+async def db(settings: Settings) -> AsyncIterator[Database]:
+    async with connected(settings.database_url) as database:
+        yield database
+
+
+@pytest.fixture
+async def empty_queue(db: Database) -> None:
+    """End every job of the tests before, so that the next claim takes ours."""
+    async with db.transaction() as tx:
+        live = Job.status.not_in(TERMINAL)
+        await tx.execute(update(Job).where(live).values(status=JobStatus.CANCELLED))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def wait_until(ready: Callable[[], bool], *, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        assert time.monotonic() < deadline, f"not ready within {timeout_s} s"
+        time.sleep(0.1)

@@ -1,0 +1,51 @@
+"""What a run's end means."""
+
+import signal
+
+import pytest
+
+from app.jobs.spec import Failed, Finished, Stopped, TrainEvent
+from worker.outcome import KILLED, Cancelled, FailedRun, Interrupted, Succeeded, outcome
+
+FINISHED = Finished(at=0, step=9, trained_tokens=100, metrics={})
+FAILED = Failed(at=0, code="diverged", message="Lower the learning rate.")
+STOPPED = Stopped(at=0, step=4)
+KILL = -signal.SIGKILL
+
+
+def test_finished_and_zero_is_success():
+    assert outcome(0, FINISHED, stop=None) == Succeeded(FINISHED)
+
+
+def test_finished_counts_even_when_the_stop_came_late():
+    assert outcome(0, FINISHED, stop="cancel") == Succeeded(FINISHED)
+
+
+def test_a_named_failure_is_passed_on():
+    result = outcome(1, FAILED, stop=None)
+
+    assert isinstance(result, FailedRun) and result.failure.code == "diverged"
+
+
+@pytest.mark.parametrize("last", [None, STOPPED, FAILED])
+def test_a_cancelled_run_is_cancelled_however_it_ended(last: TrainEvent | None):
+    assert outcome(KILL, last, stop="cancel") == Cancelled()
+
+
+@pytest.mark.parametrize(("code", "last"), [(0, STOPPED), (KILL, None), (1, None)])
+def test_a_shutdown_interrupts(code: int, last: TrainEvent | None):
+    assert outcome(code, last, stop="shutdown") == Interrupted()
+
+
+def test_a_run_that_the_system_killed_says_what_to_do():
+    assert outcome(KILL, None, stop=None) == FailedRun(KILLED)
+
+
+def test_a_run_that_ended_without_a_word_points_to_its_log():
+    result = outcome(3, None, stop=None)
+
+    assert isinstance(result, FailedRun) and "logs" in result.failure.message
+
+
+def test_success_without_exit_code_zero_is_no_success():
+    assert isinstance(outcome(1, FINISHED, stop=None), FailedRun)

@@ -1,0 +1,75 @@
+"""The run folder between a supervisor and its run."""
+
+import math
+import tarfile
+from pathlib import Path
+
+from app.jobs.spec import StepDone, Warned
+from worker import archive
+from worker.rundir import LineTail, RunDir, parse_events, write_atomic
+
+
+def test_an_event_survives_the_way_through_the_file(tmp_path: Path):
+    run = RunDir(tmp_path)
+    said = [
+        StepDone(at=1, step=1, epoch=0.5, metrics={"train_loss": math.inf}),
+        Warned(at=2, code="x", message="zwei Zeilen\nund ü"),
+    ]
+    for event in said:
+        run.append_event(event)
+
+    assert list(parse_events(LineTail(run.events).read())) == said
+
+
+def test_half_a_line_is_not_read_until_it_is_whole(tmp_path: Path):
+    path = tmp_path / "log"
+    tail = LineTail(path)
+    assert tail.read() == b""
+
+    path.write_bytes(b"one\ntw")
+    first = tail.read()
+    path.write_bytes(b"one\ntwo\n")
+
+    assert (first, tail.read(), tail.read()) == (b"one\n", b"two\n", b"")
+
+
+def test_a_line_longer_than_the_limit_comes_in_pieces(tmp_path: Path):
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * 10 + b"\n")
+    tail = LineTail(path)
+
+    assert [tail.read(limit=4), tail.read(limit=4), tail.read(limit=4)] == [
+        b"xxxx",
+        b"xxxx",
+        b"xx\n",
+    ]
+
+
+def test_what_could_not_be_passed_on_is_read_again(tmp_path: Path):
+    path = tmp_path / "log"
+    path.write_bytes(b"one\n")
+    tail = LineTail(path)
+    mark = tail.mark()
+    tail.read()
+
+    tail.back_to(mark)
+
+    assert tail.read() == b"one\n"
+
+
+def test_an_atomic_write_leaves_no_temporary_file(tmp_path: Path):
+    write_atomic(tmp_path / "a", b"1")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_archive_depends_on_contents_alone(tmp_path: Path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        for file in ("b.txt", "a.txt") if name == "first" else ("a.txt", "b.txt"):
+            (tmp_path / name / file).write_text(file)
+        archive.pack(tmp_path / name, tmp_path / f"{name}.tar")
+
+    assert (tmp_path / "first.tar").read_bytes() == (tmp_path / "second.tar").read_bytes()
+    with tarfile.open(tmp_path / "first.tar") as tar:
+        assert tar.getnames() == ["a.txt", "b.txt"]
