@@ -188,7 +188,8 @@ def _children(
     # An open event stream would hold a graceful shutdown for ever.
     api += ["--host", host, "--port", str(port), "--timeout-graceful-shutdown", "5"]
     worker = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"]
-    worker += ["--loglevel", "INFO"]
+    # It has no neighbours to wait for: a second less until it is ready.
+    worker += ["--loglevel", "INFO", "--without-mingle", "--without-gossip"]
     logs = data / "logs"
     return (
         Child("API", api, logs / "api.log", environment, grace_s=10),

@@ -79,7 +79,7 @@ def _training(asked: Hyperparameters, extra: TrainingIn, facts: Facts) -> Traini
     epoch = _steps_per_epoch(facts, batch_size)
     n_epochs = asked.n_epochs or _n_epochs(rows)
     total = extra.max_steps or epoch * n_epochs
-    multiplier = 1.0 if asked.learning_rate_multiplier == "auto" else asked.learning_rate_multiplier
+    multiplier = asked.learning_rate_multiplier or 1.0
     return TrainingSpec(
         n_epochs=n_epochs,
         max_steps=extra.max_steps,

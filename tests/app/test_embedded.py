@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -33,6 +34,8 @@ def data(tmp_path: Path) -> Iterator[Path]:
     root = Path("/tmp") / f"basin-test-{os.getpid()}-{time.monotonic_ns()}"
     root.mkdir(mode=0o755)
     yield root / "data"
+    with suppress(OSError):
+        (root / "data" / "sockets").readlink().rmdir()
     shutil.rmtree(root)
 
 
@@ -143,11 +146,14 @@ def test_a_killed_owner_leaves_no_server(data):
 def test_a_folder_starts_again_right_after_its_owner_was_killed(data):
     process = owner(data)
     process.stdout.readline()
+    sockets = (data / "sockets").readlink()
     process.kill()
     process.communicate()
 
     with run_services(data) as services:
         assert query(services, "SELECT 1") == [(1,)]
+    with suppress(FileNotFoundError):
+        sockets.rmdir()  # still in use when the second start looked
 
 
 def test_killed_postgres_is_recovered_at_the_next_start(data):
@@ -208,16 +214,17 @@ def test_root_may_keep_its_programs_below_a_closed_folder(data, monkeypatch):
 
 
 @as_root
-def test_a_user_without_an_account_may_run_both(data, tmp_path):
+@pytest.mark.parametrize("uid", [1, 12345], ids=["daemon", "no account"])
+def test_a_user_may_run_both_with_or_without_an_account(data, uid):
     data.mkdir()
-    os.chown(data, 12345, 12345)
+    os.chown(data, uid, uid)
     may_read_our_python = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-    prefix = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", *may_read_our_python]
+    user = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
 
-    process = owner(data, *prefix, seconds=0.1)
+    process = owner(data, "setpriv", *user, *may_read_our_python, seconds=0.1)
     stdout, stderr = process.communicate(timeout=30)
 
     assert process.returncode == 0, stderr
     assert stdout.startswith("postgresql+psycopg://basin@/basin?host=")
-    assert (data / "postgres").stat().st_uid == 12345
+    assert (data / "postgres").stat().st_uid == uid
     assert not processes_of(data)

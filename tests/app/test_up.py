@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -28,6 +29,8 @@ def data() -> Iterator[Path]:
     root = Path("/tmp") / f"basin-up-{os.getpid()}-{time.monotonic_ns()}"
     root.mkdir(mode=0o755)
     yield root / "data"
+    with suppress(OSError):
+        (root / "data" / "sockets").readlink().rmdir()
     shutil.rmtree(root)
 
 

@@ -1,0 +1,65 @@
+"""The README.md inside an adapter: what it is, and how to load it."""
+
+import json
+
+from app.jobs.spec import TrainSpec
+
+CARD = """\
+---
+base_model: {base_json}
+library_name: peft
+tags:
+- lora
+- basin{tag}
+---
+
+# {base} · {job_id}
+
+A LoRA adapter trained by Basin ({how}). Load it on the original base:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base_json}), ".")
+```
+
+| | |
+|---|---|
+| base model | {base} |
+| training data | {rows} rows, sha256 {data} |
+| optimizer steps | {step} of {total} |
+
+## Metrics
+
+`train_loss` is measured where the gradient is taken (at the perturbed weights under MGPO),
+`valid_loss` at the clean weights.
+
+```json
+{metrics}
+```
+
+## Resolved specification
+
+```json
+{spec}
+```
+"""
+
+
+def write_card(spec: TrainSpec, metrics: dict[str, float], *, step: int) -> str:
+    """Return the card's text."""
+    perturbed = spec.perturbation.type != "none"
+    return CARD.format(
+        base=spec.base_model,
+        base_json=json.dumps(spec.base_model),
+        tag=f"\n- {spec.perturbation.type}" if perturbed else "",
+        how="LoRA-MGPO" if perturbed else "plain LoRA",
+        job_id=spec.job_id,
+        rows=spec.data.train_rows,
+        data=spec.data.train_sha256,
+        step=step,
+        total=spec.total_steps,
+        metrics=json.dumps(metrics, indent=2),
+        spec=spec.model_dump_json(indent=2),
+    )

@@ -1,0 +1,174 @@
+"""Rows → token ids and labels: loss on what the assistant says, and on nothing else."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os.path import commonprefix
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from worker.trainer.faults import RunError
+
+IGNORED = -100
+Row = dict[str, Any]
+Span = tuple[int, int]
+
+# For a base without a chat template: one turn a line, "Role: content", the end-of-sequence token
+# after each assistant turn. Tools stand as JSON before the first turn.
+PLAIN_TEMPLATE = """\
+{{- bos_token if bos_token else '' -}}
+{%- if tools %}{{ 'Tools: ' + (tools | tojson) + '\n' }}{% endif -%}
+{%- for message in messages -%}
+{{- message['role'] | capitalize + ': ' -}}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}
+{{- message['content'] if message['content'] else '' -}}
+{%- if message['tool_calls'] %}{{ message['tool_calls'] | tojson }}{% endif -%}
+{{- eos_token if eos_token else '' -}}
+{%- endgeneration -%}
+{%- else -%}
+{{- message['content'] -}}
+{%- endif -%}
+{{- '\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ 'Assistant: ' }}{% endif -%}
+"""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A file as token ids; what was cut and what was left out is counted."""
+
+    dataset: Dataset
+    rows: int
+    truncated: int
+    dropped: int
+
+
+def encode_file(path: Path, tokenizer: Any, *, max_length: int) -> Encoded:
+    """Read a file of rows, cutting each at `max_length` tokens.
+
+    Rows that keep no token to learn from are left out.
+
+    Raises:
+        RunError: no row is left.
+    """
+    kept: list[dict[str, list[int]]] = []
+    truncated = dropped = 0
+    for row in _rows(path):
+        ids, labels = encode_row(row, tokenizer)
+        truncated += len(ids) > max_length
+        ids, labels = ids[:max_length], labels[:max_length]
+        if all(label == IGNORED for label in labels[1:]):
+            dropped += 1
+        else:
+            kept.append({"input_ids": ids, "labels": labels})
+    if not kept:
+        raise RunError(
+            "no_trainable_tokens",
+            f"No row keeps an answer within {max_length} tokens; raise training.max_length.",
+            param="training.max_length",
+        )
+    return Encoded(Dataset.from_list(kept), len(kept), truncated, dropped)
+
+
+def encode_row(row: Row, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the token ids of a row and its labels, −100 where nothing is learned."""
+    if "messages" in row:
+        text, spans = render_chat(row, tokenizer)
+    else:
+        bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
+        prompt = bos + row["prompt"]
+        text = prompt + row["completion"] + eos
+        spans = [(len(prompt), len(text))]
+    return encode_text(text, spans, tokenizer)
+
+
+def encode_text(text: str, spans: Sequence[Span], tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Tokenize; a token is learned when its first character lies in a span."""
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids: list[int] = encoding["input_ids"]
+    learned = [
+        any(start <= first < stop for start, stop in spans)
+        for first, _ in encoding["offset_mapping"]
+    ]
+    return ids, [token if yes else IGNORED for token, yes in zip(ids, learned, strict=True)]
+
+
+def render_chat(row: Row, tokenizer: Any) -> tuple[str, list[Span]]:
+    """Return the conversation as text, and where its learned assistant turns stand.
+
+    A turn starts where the text goes on from what the template opens for the assistant, and ends
+    with its end-of-turn token.
+    """
+    messages = [_message(message) for message in row["messages"]]
+    tools = row.get("tools")
+    text = _render(tokenizer, messages, tools)
+    spans: list[Span] = []
+    for index, message in enumerate(messages):
+        if message["role"] == "assistant" and row["messages"][index].get("weight") != 0:
+            spans.append(_turn(tokenizer, text, messages, index, tools))
+    return text, spans
+
+
+def _turn(tokenizer: Any, text: str, messages: list[Row], index: int, tools: Any) -> Span:
+    opened = _render(tokenizer, messages[:index], tools, add_generation_prompt=True)
+    start = len(commonprefix([text, opened]))  # noqa: RUF071  characters, not paths
+    closed = _render(tokenizer, messages[: index + 1], tools)
+    if text.startswith(closed):
+        return start, len(closed.rstrip("\n"))
+    # The template writes earlier turns otherwise than last ones (Qwen3 drops their thoughts).
+    content = (messages[index]["content"] or "").strip()
+    found = text.find(content, start)
+    if found < 0:
+        raise RunError(
+            "unsupported_chat_template",
+            "The base model's chat template rewrites earlier answers, so what to learn cannot be"
+            " told; send one answer a row.",
+        )
+    stop = found + len(content)
+    after = text[stop : stop + 64].find("\n")
+    return start, stop + max(after, 0)
+
+
+def _render(
+    tokenizer: Any, messages: list[Row], tools: Any, *, add_generation_prompt: bool = False
+) -> str:
+    if not messages:
+        return ""
+    text: str = tokenizer.apply_chat_template(
+        messages, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
+    )
+    return text
+
+
+def _message(message: Row) -> Row:
+    """Return a message as templates expect it: text content, arguments as objects."""
+    shaped = {key: value for key, value in message.items() if key != "weight"}
+    content = shaped.get("content")
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content)
+    shaped["content"] = content or ""
+    if shaped.get("tool_calls"):
+        shaped["tool_calls"] = [_call(call) for call in shaped["tool_calls"]]
+    return shaped
+
+
+def _call(call: Row) -> Row:
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"])
+    except json.JSONDecodeError:
+        return call
+    return call | {"function": function | {"arguments": arguments}}
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.strip():
+                yield json.loads(line)

@@ -1,0 +1,110 @@
+"""Turns what the Trainer does into the run's events."""
+
+import math
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import TrainerCallback
+
+from app.jobs.spec import CheckpointSaved, EvalDone, StepDone
+from worker.optim.mgpo import MGPO
+from worker.rundir import RunDir
+from worker.trainer.faults import diverged
+
+RENAMED = {
+    "loss": "train_loss",  # at the perturbed weights under MGPO: where the gradient is
+    "mean_token_accuracy": "train_mean_token_accuracy",
+    "learning_rate": "learning_rate",
+    "grad_norm": "grad_norm",
+    "eval_loss": "valid_loss",  # at the clean weights, always
+    "eval_mean_token_accuracy": "valid_mean_token_accuracy",
+}
+
+
+class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """Says each step, evaluation and checkpoint; stops the run when asked or when it diverges."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        stop: threading.Event,
+        *,
+        export: Callable[[Path, dict[str, float]], None],
+        mgpo: Callable[[], MGPO | None],
+    ) -> None:
+        self.run = run
+        self.metrics: dict[str, float] = {}
+        self.saved_step = self.evaluated_step = 0
+        self._stop = stop
+        self._export = export
+        self._mgpo = mgpo
+        self._losses: list[float] = []
+        self._began = time.monotonic()
+        self._tokens = 0
+
+    def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        self._began = time.monotonic()
+        self._tokens = int(state.num_input_tokens_seen)
+
+    def on_step_end(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:
+        if self._stop.is_set():
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any], **_: Any) -> None:
+        step = int(state.global_step)
+        metrics = {ours: float(logs[theirs]) for theirs, ours in RENAMED.items() if theirs in logs}
+        if "valid_loss" in metrics:
+            self.evaluated_step = step
+            self.run.append_event(EvalDone(at=time.time(), step=step, metrics=metrics))
+        elif "train_loss" in metrics:
+            metrics |= self._measured(state)
+            self.run.append_event(
+                StepDone(at=time.time(), step=step, epoch=float(state.epoch), metrics=metrics)
+            )
+            self._watch(step, metrics["train_loss"])
+        self.metrics |= metrics
+
+    def on_save(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        step = int(state.global_step)
+        folder = self.run.exports / f"step-{step}"
+        self._export(folder, self.metrics)
+        self.saved_step = step
+        self.run.append_event(
+            CheckpointSaved(
+                at=time.time(),
+                step=step,
+                folder=folder.relative_to(self.run.path).as_posix(),
+                metrics=self.metrics,
+            )
+        )
+
+    def _measured(self, state: Any) -> dict[str, float]:
+        elapsed = time.monotonic() - self._began
+        tokens = int(state.num_input_tokens_seen) - self._tokens
+        memory = (
+            torch.cuda.max_memory_allocated()
+            if torch.cuda.is_available()
+            else psutil.Process().memory_info().rss
+        )
+        measured = {"tokens_per_second": tokens / elapsed, "memory_bytes": float(memory)}
+        mgpo = self._mgpo()
+        return measured | (mgpo.metrics() if mgpo else {})
+
+    def _watch(self, step: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise diverged(step, self._losses)
+        self._losses.append(loss)
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Let a finished folder appear at once, in place of what an earlier attempt left."""
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
