@@ -1,0 +1,40 @@
+# make demo · make test · make check
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test check format clean
+help: ## Say what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+install: $(STAMP) ## Install everything into .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Basin needs Python 3.11 or newer with venv; say make PYTHON=/path/to/python3." >&2; exit 1; }
+	@echo "Installing into $(VENV) with $$($(PYTHON) --version); the first time takes a few minutes."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP) ## Fine-tune twice, LoRA and LoRA-MGPO, in front of you [MODEL=folder or hub id] [DATA=file.jsonl]
+	@$(BIN)/python -m demo $(if $(MODEL),--model '$(MODEL)') $(if $(DATA),--data '$(DATA)')
+
+test: $(STAMP) ## Run every test, with a PostgreSQL and a Redis of its own
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## Lint, types, import contracts, dependencies
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove what make made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
