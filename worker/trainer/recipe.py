@@ -47,8 +47,8 @@ def train(run: RunDir, stop: threading.Event) -> None:
     set_seed(spec.seed)
     adapted = models.attach(base, spec.peft)
 
-    trainer, reporter = _trainer(run, inputs, adapted, stop)
     resume = latest_checkpoint(run)
+    trainer, reporter = _trainer(run, inputs, adapted, stop, resumes=resume is not None)
     _say_started(run, inputs, adapted, resume=resume, total=_total_steps(trainer, inputs))
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
@@ -114,7 +114,7 @@ def _warn(run: RunDir, which: str, data: Encoded, *, limit: int) -> None:
 
 
 def _trainer(
-    run: RunDir, inputs: Inputs, adapted: Any, stop: threading.Event
+    run: RunDir, inputs: Inputs, adapted: Any, stop: threading.Event, *, resumes: bool
 ) -> tuple[CausalTrainer, Reporter]:
     def export_step(folder: Path, metrics: dict[str, float]) -> None:
         temporary = folder.with_name(folder.name + ".tmp")
@@ -125,7 +125,11 @@ def _trainer(
     trainer = CausalTrainer(
         model=adapted,
         args=training_arguments(
-            inputs.spec, run, bf16=inputs.precision == "bf16", evaluate=inputs.valid is not None
+            inputs.spec,
+            run,
+            bf16=inputs.precision == "bf16",
+            evaluate=inputs.valid is not None,
+            resumes=resumes,
         ),
         train_dataset=inputs.train.dataset,
         eval_dataset=inputs.valid.dataset if inputs.valid else None,

@@ -40,7 +40,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
     ) -> None:
         self.run = run
         self.metrics: dict[str, float] = {}
-        self.saved_step = self.evaluated_step = 0
+        self.saved_step = self.evaluated_step = -1
         self._stop = stop
         self._export = export
         self._mgpo = mgpo

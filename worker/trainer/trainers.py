@@ -74,7 +74,9 @@ class CausalTrainer(PerturbationMixin, SFTTrainer):  # type: ignore[misc]  # TRL
         """Write no card of TRL's: the adapter gets our own."""
 
 
-def training_arguments(spec: TrainSpec, run: RunDir, *, bf16: bool, evaluate: bool) -> SFTConfig:
+def training_arguments(
+    spec: TrainSpec, run: RunDir, *, bf16: bool, evaluate: bool, resumes: bool
+) -> SFTConfig:
     """Return the spec in the Trainer's words."""
     asked = spec.training
     return SFTConfig(
@@ -99,6 +101,7 @@ def training_arguments(spec: TrainSpec, run: RunDir, *, bf16: bool, evaluate: bo
         gradient_checkpointing_kwargs={"use_reentrant": False},
         eval_strategy="steps" if evaluate else "no",
         eval_steps=asked.eval_steps if evaluate else None,
+        eval_on_start=evaluate and not resumes,  # what the base knows, to compare with
         save_strategy="steps",
         save_steps=asked.checkpoint_steps,
         save_total_limit=2,

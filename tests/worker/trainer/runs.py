@@ -1,0 +1,106 @@
+"""Makes run folders, trains them in this process or in one of their own, and reads what came."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from app.jobs.spec import TrainEvent, TrainSpec
+from tests.factories import chat_row, to_jsonl
+from worker.rundir import LineTail, Placement, RunDir, parse_events
+
+SPEC: dict[str, Any] = {
+    "version": 1,
+    "job_id": "ftjob-test",
+    "base_model": "tiny-llama",
+    "method": "supervised",
+    "seed": 7,
+    "peft": {
+        "method": "lora",
+        "r": 4,
+        "alpha": 8.0,
+        "dropout": 0.0,
+        "target_modules": "all-linear",
+    },
+    "perturbation": {
+        "type": "mgpo",
+        "rho": 0.05,
+        "beta": 0.9,
+        "mu": None,
+        "norm": "module",
+        "apn": "relative",
+        "start_step": 0,
+    },
+    "training": {
+        "n_epochs": 1,
+        "max_steps": None,
+        "batch_size": 4,
+        "micro_batch_size": 4,
+        "learning_rate": 1e-2,
+        "warmup_ratio": 0.1,
+        "scheduler": "cosine",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "max_length": 128,
+        "precision": "fp32",
+        "gradient_checkpointing": False,
+        "eval_steps": 3,
+        "checkpoint_steps": 3,
+    },
+    "resources": {"gpus": 1, "zero_stage": 0},
+    "data": {"train_sha256": "0" * 64, "train_rows": 24, "valid_sha256": None, "valid_rows": 0},
+    "total_steps": 6,
+}
+
+
+def make_run(
+    path: Path,
+    model: Path,
+    *,
+    rows: Sequence[dict[str, Any]] | None = None,
+    valid: Sequence[dict[str, Any]] = (),
+    **changes: dict[str, Any],
+) -> RunDir:
+    """Write a run folder; `changes` are merged into the spec, group by group."""
+    rows = [chat_row(number) for number in range(24)] if rows is None else rows
+    path.mkdir(parents=True)
+    run = RunDir(path)
+    run.train.write_bytes(to_jsonl(list(rows)))
+    if valid:
+        run.valid.write_bytes(to_jsonl(list(valid)))
+    spec = {
+        key: value | changes.get(key, {}) if isinstance(value, dict) else changes.get(key, value)
+        for key, value in SPEC.items()
+    }
+    run.spec.write_text(TrainSpec.model_validate(spec).model_dump_json())
+    placement = Placement(source="folder", location=str(model), revision=None)
+    run.placement.write_text(placement.model_dump_json())
+    return run
+
+
+def train_here(run: RunDir, stop: threading.Event | None = None) -> RunDir:
+    """Train in this process: no start-up cost, and errors surface."""
+    from worker.trainer.recipe import train
+
+    train(run, stop or threading.Event())
+    return run
+
+
+def train_apart(run: RunDir) -> subprocess.CompletedProcess[str]:
+    """Train in a process of its own, as the supervisor does."""
+    command = [sys.executable, "-m", "worker.trainer", str(run.path)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def events(run: RunDir) -> list[TrainEvent]:
+    return list(parse_events(LineTail(run.events).read()))
+
+
+def of_type(run: RunDir, kind: type) -> list[Any]:
+    return [event for event in events(run) if isinstance(event, kind)]
+
+
+def adapter_bytes(run: RunDir) -> bytes:
+    return (run.adapter / "adapter_model.safetensors").read_bytes()

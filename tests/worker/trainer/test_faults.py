@@ -1,0 +1,31 @@
+"""What goes wrong in a run becomes a code and a sentence that says what to do."""
+
+import errno
+
+import pytest
+import torch
+
+from worker.trainer.faults import RunError, diverged, explain
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", "micro_batch_size"),
+        (MemoryError(), "out_of_memory", "micro_batch_size"),
+        (
+            RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
+            "out_of_memory",
+            "max_length",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "disk_full", "free space"),
+        (diverged(3, [1.0, 2.0]), "diverged", "step 3 (the last ones before: 1, 2)"),
+        (RunError("x", "Do y."), "x", "Do y."),
+        (ZeroDivisionError("nobody\nknows"), "internal_error", "ZeroDivisionError: nobody"),
+    ],
+)
+def test_an_error_is_explained(error: Exception, code: str, told: str):
+    failed = explain(error)
+
+    assert failed.code == code
+    assert told in failed.message and "\n" not in failed.message
