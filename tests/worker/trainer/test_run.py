@@ -1,4 +1,4 @@
-"""A run: from its folder to the proven adapter, clean weights at rest, the same bits after a stop."""
+"""A run: from its folder to the proven adapter; clean at rest, the same bits after a stop."""
 
 import json
 import math
