@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import SecretStr, ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from app import migrate, up
 from app.db import connected
+from app.embedded import ServiceError, find_services
 from app.errors import ApiError
 from app.jobs import lease
 from app.keys import service as keys
@@ -28,6 +30,7 @@ main.add_typer(keys_app, name="keys")
 out = Console()
 
 DEFAULT_DATA = Path(".basin")
+Data = Annotated[Path, typer.Option(help="Folder of a running `basin up`, unless BASIN_… is set.")]
 
 
 @main.command("up")
@@ -35,12 +38,13 @@ def up_command(
     *,
     data: Annotated[Path, typer.Option(help="Where everything is kept.")] = DEFAULT_DATA,
     models: Annotated[
-        Path | None, typer.Option(help="Folder of base models. [default: DATA/models]")
+        Path | None, typer.Option(help="Folder of base models; DATA/models when left out.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 picks a free one.")] = 8000,
     hub_model: Annotated[
-        list[str] | None, typer.Option(help="A hub id to offer, org/name[@revision]. Repeatable.")
+        list[str] | None,
+        typer.Option(help="A hub id to offer, org/name or org/name@revision; repeatable."),
     ] = None,
     gpus: Annotated[str, typer.Option(help="auto, cpu, or indices such as 0,1.")] = "auto",
     as_json: Annotated[
@@ -70,15 +74,15 @@ def worker_command(
 
 
 @main.command("migrate")
-def migrate_command() -> None:
+def migrate_command(data: Data = DEFAULT_DATA) -> None:
     """Bring the database to the newest schema."""
-    migrate.upgrade(Settings().database_url)
+    migrate.upgrade(_settings(data).database_url)
 
 
 @main.command("sweep")
-def sweep_command() -> None:
+def sweep_command(data: Data = DEFAULT_DATA) -> None:
     """Requeue jobs whose worker fell silent. Workers do this by themselves; cron may too."""
-    woken = asyncio.run(_sweep(Settings()))
+    woken = asyncio.run(_sweep(_settings(data)))
     out.print(f"{len(woken)} requeued" + "".join(f"\n  {job_id}" for job_id in woken))
 
 
@@ -86,28 +90,45 @@ def sweep_command() -> None:
 def create_key(
     org: Annotated[str, typer.Option(help="The organization the key is for.")] = "default",
     name: Annotated[str, typer.Option(help="What the key is called in lists.")] = "unnamed",
+    data: Data = DEFAULT_DATA,
 ) -> None:
     """Make a key and print it; it is shown this once."""
-    print(asyncio.run(_create_key(Settings(), org=org, name=name)))
+    print(asyncio.run(_create_key(_settings(data), org=org, name=name)))
 
 
 @keys_app.command("list")
-def list_keys() -> None:
+def list_keys(data: Data = DEFAULT_DATA) -> None:
     """List keys, without their secrets."""
     table = Table("key", "organization", "name", "created", "state")
-    for row in asyncio.run(_list_keys(Settings())):
+    for row in asyncio.run(_list_keys(_settings(data))):
         table.add_row(*row)
     out.print(table)
 
 
 @keys_app.command("revoke")
-def revoke_key(key_id: str) -> None:
+def revoke_key(key_id: str, data: Data = DEFAULT_DATA) -> None:
     """Make a key useless at once; KEY_ID is what `basin keys list` shows."""
     try:
-        asyncio.run(_revoke_key(Settings(), key_id))
+        asyncio.run(_revoke_key(_settings(data), key_id))
     except ApiError as error:
         raise typer.BadParameter(error.message) from error
     out.print(f"{key_id} revoked")
+
+
+def _settings(data: Path) -> Settings:
+    """Return the environment's settings; without any, those of the server that `basin up` runs."""
+    try:
+        if "BASIN_DATABASE_URL" in inherited_environment():
+            return Settings()
+        services = find_services(data)
+        return Settings(
+            database_url=services.database_url,
+            redis_url=services.redis_url,
+            key_pepper=SecretStr((data / up.PEPPER).read_text()),
+        )
+    except (ServiceError, ValidationError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from error
 
 
 async def _create_key(settings: Settings, *, org: str, name: str) -> str:

@@ -99,14 +99,29 @@ def run_services(
         if database_url is None:
             servers.append(start_postgres(data, sockets))
             stack.callback(servers[-1].stop)
-            database_url = (
-                f"postgresql+psycopg://basin@/basin?host={quote(str(sockets))}&port={PORT}"
-            )
         if redis_url is None:
             servers.append(start_redis(data, sockets))
             stack.callback(servers[-1].stop)
-            redis_url = f"unix://{quote(str(_redis_socket(sockets)))}"
-        yield Services(database_url=database_url, redis_url=redis_url, servers=tuple(servers))
+        yield Services(
+            database_url=database_url or _postgres_url(sockets),
+            redis_url=redis_url or _redis_url(sockets),
+            servers=tuple(servers),
+        )
+
+
+def find_services(data: Path) -> Services:
+    """Return the servers that somebody else runs on a data folder.
+
+    Raises:
+        ServiceError: nobody does.
+    """
+    sockets = data.resolve() / "sockets"
+    if not sockets.exists() or not _has_database(sockets.readlink()):
+        raise ServiceError(
+            f"Nothing runs on {data}. Start `basin up`, name its folder with --data, or set"
+            " BASIN_DATABASE_URL, BASIN_REDIS_URL and BASIN_KEY_PEPPER."
+        )
+    return Services(_postgres_url(sockets.readlink()), _redis_url(sockets.readlink()))
 
 
 def start_postgres(data: Path, sockets: Path) -> Server:
@@ -361,6 +376,14 @@ def _answers(socket: Path) -> bool:
             return bool(client.ping())
     except redis.ConnectionError:
         return False
+
+
+def _postgres_url(sockets: Path) -> str:
+    return f"postgresql+psycopg://basin@/basin?host={quote(str(sockets))}&port={PORT}"
+
+
+def _redis_url(sockets: Path) -> str:
+    return f"unix://{quote(str(_redis_socket(sockets)))}"
 
 
 def _redis_socket(sockets: Path) -> Path:

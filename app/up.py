@@ -27,6 +27,7 @@ from app.settings import inherited_environment
 READY_TIMEOUT_S = 60.0
 POLL_S = 0.1
 MODELS = "models"  # below the data folder, when no other is named
+PEPPER = "pepper"
 QUICK_FAILURE_S = 30.0
 MOST_QUICK_FAILURES = 5
 
@@ -160,7 +161,7 @@ def _run(
     with run_services(data, database_url=given[0], redis_url=given[1]) as services:
         (data / MODELS).mkdir(exist_ok=True)
         upgrade(services.database_url)
-        pepper = inherited.get("BASIN_KEY_PEPPER") or _pepper(data / "pepper")
+        pepper = inherited.get("BASIN_KEY_PEPPER") or _pepper(data / PEPPER)
         key_file = data / "key"
         is_new = not key_file.exists()
         key = asyncio.run(first_key(services.database_url, pepper, key_file))

@@ -39,8 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    with run_services(tmp_path_factory.mktemp("services") / "data") as running:
+def service_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("services") / "data"
+
+
+@pytest.fixture(scope="session")
+def services(service_data: Path) -> Iterator[Services]:
+    with run_services(service_data) as running:
         migrate.upgrade(running.database_url)
         yield running
 
