@@ -4,10 +4,10 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +17,7 @@ from app.embedded import ServiceError, find_services
 from app.errors import ApiError
 from app.jobs import lease
 from app.keys import service as keys
-from app.settings import Settings, inherited_environment
+from app.settings import ApiSettings, Settings, inherited_environment
 
 main = typer.Typer(
     name="basin",
@@ -30,6 +30,7 @@ main.add_typer(keys_app, name="keys")
 out = Console()
 
 DEFAULT_DATA = Path(".basin")
+Needed = TypeVar("Needed", bound=Settings)
 Data = Annotated[Path, typer.Option(help="Folder of a running `basin up`, unless BASIN_… is set.")]
 
 
@@ -76,13 +77,13 @@ def worker_command(
 @main.command("migrate")
 def migrate_command(data: Data = DEFAULT_DATA) -> None:
     """Bring the database to the newest schema."""
-    migrate.upgrade(_settings(data).database_url)
+    migrate.upgrade(_settings(data, Settings).database_url)
 
 
 @main.command("sweep")
 def sweep_command(data: Data = DEFAULT_DATA) -> None:
     """Requeue jobs whose worker fell silent. Workers do this by themselves; cron may too."""
-    woken = asyncio.run(_sweep(_settings(data)))
+    woken = asyncio.run(_sweep(_settings(data, Settings)))
     out.print(f"{len(woken)} requeued" + "".join(f"\n  {job_id}" for job_id in woken))
 
 
@@ -93,14 +94,14 @@ def create_key(
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Make a key and print it; it is shown this once."""
-    print(asyncio.run(_create_key(_settings(data), org=org, name=name)))
+    print(asyncio.run(_create_key(_settings(data, ApiSettings), org=org, name=name)))
 
 
 @keys_app.command("list")
 def list_keys(data: Data = DEFAULT_DATA) -> None:
     """List keys, without their secrets."""
     table = Table("key", "organization", "name", "created", "state")
-    for row in asyncio.run(_list_keys(_settings(data))):
+    for row in asyncio.run(_list_keys(_settings(data, Settings))):
         table.add_row(*row)
     out.print(table)
 
@@ -109,29 +110,36 @@ def list_keys(data: Data = DEFAULT_DATA) -> None:
 def revoke_key(key_id: str, data: Data = DEFAULT_DATA) -> None:
     """Make a key useless at once; KEY_ID is what `basin keys list` shows."""
     try:
-        asyncio.run(_revoke_key(_settings(data), key_id))
+        asyncio.run(_revoke_key(_settings(data, Settings), key_id))
     except ApiError as error:
         raise typer.BadParameter(error.message) from error
     out.print(f"{key_id} revoked")
 
 
-def _settings(data: Path) -> Settings:
+def _settings(data: Path, kind: type[Needed]) -> Needed:
     """Return the environment's settings; without any, those of the server that `basin up` runs."""
     try:
         if "BASIN_DATABASE_URL" in inherited_environment():
-            return Settings()
+            return kind()
         services = find_services(data)
-        return Settings(
-            database_url=services.database_url,
-            redis_url=services.redis_url,
-            key_pepper=SecretStr((data / up.PEPPER).read_text()),
+        pepper = (data / up.PEPPER).read_text()
+        return kind.model_validate(
+            {
+                "database_url": services.database_url,
+                "redis_url": services.redis_url,
+                "key_pepper": pepper,
+            }
         )
-    except (ServiceError, ValidationError) as error:
+    except ServiceError as error:
         print(error, file=sys.stderr)
-        raise typer.Exit(1) from error
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(map(str, problem["loc"])).upper()
+            print(f"BASIN_{name}: {problem['msg']}", file=sys.stderr)
+    raise typer.Exit(1)
 
 
-async def _create_key(settings: Settings, *, org: str, name: str) -> str:
+async def _create_key(settings: ApiSettings, *, org: str, name: str) -> str:
     pepper = settings.key_pepper.get_secret_value()
     async with connected(settings.database_url) as db, db.transaction() as tx:
         return await keys.create(tx, organization=org, name=name, pepper=pepper)

@@ -11,7 +11,7 @@ from app.db import connected
 from app.files import routes as files
 from app.jobs import routes as jobs
 from app.models import routes as models
-from app.settings import Settings
+from app.settings import ApiSettings
 
 DESCRIPTION = """Fine-tuning that speaks OpenAI's API and trains LoRA-MGPO adapters on your
 own machines.
@@ -19,7 +19,7 @@ own machines.
 Point `openai.OpenAI(base_url="http://…/v1", api_key="sk-…")` here."""
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: ApiSettings) -> FastAPI:
     """Return the API as an ASGI application."""
 
     @asynccontextmanager
@@ -40,4 +40,4 @@ def create_app(settings: Settings) -> FastAPI:
 def app_from_env() -> FastAPI:
     """Return the API with the environment's settings: what uvicorn's --factory calls."""
     logs.configure()
-    return create_app(Settings())
+    return create_app(ApiSettings())

@@ -11,19 +11,15 @@ MIB = 1 << 20
 
 
 class Settings(BaseSettings):
-    """What an operator sets, as BASIN_… in the environment. Frozen once read."""
+    """What an operator sets, as BASIN_… in the environment; all that a worker needs."""
 
     model_config = SettingsConfigDict(env_prefix="BASIN_", frozen=True, extra="ignore")
 
     database_url: str = Field(description="postgresql+psycopg://user:password@host/name")
     redis_url: str = Field(description="redis://host:6379/0, or unix:///path/to/socket")
-    key_pepper: SecretStr = Field(
-        min_length=16, description="secret that key digests are made with"
-    )
     data_dir: Path = Field(default=Path(".basin"), description="run folders of a worker")
     models_dir: Path | None = Field(default=None, description="folder of base models")
     hub_models: str = Field(default="", description="comma-separated hub ids, org/name[@revision]")
-    max_file_bytes: int = Field(default=512 * MIB, gt=0)
     devices: str = Field(default="auto", description="auto, cpu, or GPU indices such as 0,1")
 
     @cached_property
@@ -32,6 +28,15 @@ class Settings(BaseSettings):
         entries = [entry.strip() for entry in self.hub_models.split(",") if entry.strip()]
         pairs = [entry.partition("@") for entry in entries]
         return {name: revision or None for name, _, revision in pairs}
+
+
+class ApiSettings(Settings):
+    """What the API needs besides; a worker never learns the pepper."""
+
+    key_pepper: SecretStr = Field(
+        min_length=16, description="secret that key digests are made with"
+    )
+    max_file_bytes: int = Field(default=512 * MIB, gt=0)
 
 
 def inherited_environment() -> dict[str, str]:

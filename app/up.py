@@ -168,9 +168,10 @@ def _run(
         environment = inherited | options
         environment["BASIN_DATABASE_URL"] = services.database_url
         environment["BASIN_REDIS_URL"] = services.redis_url
-        environment["BASIN_KEY_PEPPER"] = pepper
+        environment.pop("BASIN_KEY_PEPPER", None)
         url = _url(host, port)
-        with _running(_children(data, environment, host=host, port=port), stop) as children:
+        api = _api(data, environment | {"BASIN_KEY_PEPPER": pepper}, host=host, port=port)
+        with _running((api, _worker(data, environment)), stop) as children:
             _wait_until_ready(url, children, services)
             if as_json:
                 print(json.dumps({"url": url, "api_key": key}), flush=True)
@@ -181,22 +182,19 @@ def _run(
                 time.sleep(POLL_S)
 
 
-def _children(
-    data: Path, environment: Mapping[str, str], *, host: str, port: int
-) -> tuple[Child, Child]:
-    """Return the API and the worker, not yet started."""
-    api = [sys.executable, "-m", "uvicorn", "app.main:app_from_env", "--factory"]
+def _api(data: Path, environment: Mapping[str, str], *, host: str, port: int) -> Child:
+    argv = [sys.executable, "-m", "uvicorn", "app.main:app_from_env", "--factory"]
     # An open event stream would hold a graceful shutdown for ever.
-    api += ["--host", host, "--port", str(port), "--timeout-graceful-shutdown", "5"]
-    worker = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"]
+    argv += ["--host", host, "--port", str(port), "--timeout-graceful-shutdown", "5"]
+    return Child("API", argv, data / "logs" / "api.log", environment, grace_s=10)
+
+
+def _worker(data: Path, environment: Mapping[str, str]) -> Child:
+    argv = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"]
     # It has no neighbours to wait for: a second less until it is ready.
-    worker += ["--loglevel", "INFO", "--without-mingle", "--without-gossip"]
-    logs = data / "logs"
-    return (
-        Child("API", api, logs / "api.log", environment, grace_s=10),
-        # A worker that is told to stop has its run write a checkpoint first.
-        Child("worker", worker, logs / "worker.log", environment, grace_s=45),
-    )
+    argv += ["--loglevel", "INFO", "--without-mingle", "--without-gossip"]
+    # A worker that is told to stop has its run write a checkpoint first.
+    return Child("worker", argv, data / "logs" / "worker.log", environment, grace_s=45)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from app.errors import (
 )
 from app.ids import new_id
 from app.keys import service as keys
-from app.settings import Settings
+from app.settings import ApiSettings
 
 log = structlog.get_logger()
 bearer = HTTPBearer(auto_error=False, description="A key made by `basin keys create`.")
@@ -38,8 +38,8 @@ def _database(request: Request) -> Database:
     return database
 
 
-def _settings(request: Request) -> Settings:
-    settings: Settings = request.app.state.settings
+def _settings(request: Request) -> ApiSettings:
+    settings: ApiSettings = request.app.state.settings
     return settings
 
 
@@ -49,7 +49,7 @@ def _bell(request: Request) -> Bell:
 
 
 Db = Annotated[Database, Depends(_database)]
-Config = Annotated[Settings, Depends(_settings)]
+Config = Annotated[ApiSettings, Depends(_settings)]
 Ring = Annotated[Bell, Depends(_bell)]
 
 

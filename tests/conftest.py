@@ -21,7 +21,7 @@ from app.embedded import Services, run_services
 from app.ids import token
 from app.jobs.states import TERMINAL, JobStatus
 from app.keys import service as keys
-from app.settings import Settings, inherited_environment
+from app.settings import ApiSettings, inherited_environment
 from app.tables import Job
 from tests.factories import PEPPER, jsonl, make_model_folder
 
@@ -64,8 +64,8 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def settings(
     services: Services, models_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
-    return Settings(
+) -> ApiSettings:
+    return ApiSettings(
         database_url=services.database_url,
         redis_url=services.redis_url,
         key_pepper=PEPPER,
@@ -76,7 +76,7 @@ def settings(
     )
 
 
-def environment(settings: Settings) -> dict[str, str]:
+def environment(settings: ApiSettings) -> dict[str, str]:
     return inherited_environment() | {
         "BASIN_DATABASE_URL": settings.database_url,
         "BASIN_REDIS_URL": settings.redis_url,
@@ -93,7 +93,7 @@ class Api:
     """A running server and the keys to it."""
 
     url: str
-    settings: Settings
+    settings: ApiSettings
     pid: int
 
     def key(self, organization: str) -> str:
@@ -113,7 +113,7 @@ class Api:
 
 
 @pytest.fixture(scope="session")
-def api(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def api(settings: ApiSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     port = free_port()
     log = tmp_path_factory.mktemp("api") / "api.log"
     command = [sys.executable, "-m", "uvicorn", "app.main:app_from_env", "--factory"]
@@ -134,7 +134,7 @@ def api(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def worker(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def worker(settings: ApiSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A real Celery worker; yields its log."""
     log = tmp_path_factory.mktemp("celery") / "worker.log"
     with log.open("wb") as output:
@@ -181,7 +181,7 @@ def training_file(client: openai.OpenAI) -> str:
 
 
 @pytest.fixture
-async def db(settings: Settings) -> AsyncIterator[Database]:
+async def db(settings: ApiSettings) -> AsyncIterator[Database]:
     async with connected(settings.database_url) as database:
         yield database
 

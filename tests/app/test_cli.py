@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings
+from app.settings import ApiSettings
 from tests.conftest import Api, environment
 from tests.factories import PEPPER
 
@@ -26,7 +26,7 @@ def basin(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comp
     )
 
 
-def test_a_key_is_made_works_is_listed_and_revoked(api: Api, settings: Settings):
+def test_a_key_is_made_works_is_listed_and_revoked(api: Api, settings: ApiSettings):
     env = environment(settings)
 
     key = basin("keys", "create", "--org", "cli", "--name", "laptop", env=env).stdout.strip()
@@ -49,6 +49,13 @@ def test_an_embedded_servers_folder_is_enough(api: Api, service_data: Path):
         assert http.get("/models").status_code == 200
 
 
+def test_a_setting_that_is_missing_is_named():
+    answer = basin("sweep", env=dict(os.environ) | {"BASIN_DATABASE_URL": "postgresql://x/y"})
+
+    assert answer.returncode == 1
+    assert "BASIN_REDIS_URL" in answer.stderr and "Traceback" not in answer.stderr
+
+
 def test_without_a_server_the_commands_say_how_to_get_one(tmp_path: Path):
     answer = basin("keys", "list", "--data", str(tmp_path))
 
@@ -63,5 +70,5 @@ def test_help_says_what_a_command_does(command: list[str]):
     assert answer.returncode == 0 and "Usage: " in answer.stdout
 
 
-def test_sweep_says_how_many_jobs_wait_again(settings: Settings):
+def test_sweep_says_how_many_jobs_wait_again(settings: ApiSettings):
     assert "0 requeued" in basin("sweep", env=environment(settings)).stdout
