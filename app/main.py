@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from app import health, logs, web
 from app.broker import Bell, make_celery
@@ -28,7 +29,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
             app.state.db = db
             yield
 
-    app = FastAPI(title="Basin", version="0.1.0", description=DESCRIPTION, lifespan=lifespan)
+    # Offline: /docs serves its scripts itself, where FastAPI's would load them from a CDN.
+    app = FastAPIOffline(title="Basin", version="0.1.0", description=DESCRIPTION, lifespan=lifespan)
     app.state.settings = settings
     app.state.bell = Bell(make_celery(settings.redis_url))
     web.install(app)

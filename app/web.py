@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,6 +30,7 @@ from app.keys import service as keys
 from app.settings import ApiSettings
 
 log = structlog.get_logger()
+REQUEST_ID_HEADER = "x-request-id"
 bearer = HTTPBearer(auto_error=False, description="A key made by `basin keys create`.")
 
 
@@ -157,6 +158,11 @@ def install(app: FastAPI) -> None:
     async def _http(request: Request, error: StarletteHTTPException) -> Response:
         return error_response(_from_http(request, error))
 
+    @app.exception_handler(DataError)
+    async def _not_storable(_: Request, error: DataError) -> Response:
+        """PostgreSQL keeps no NUL in text; what is in range was checked before."""
+        return error_response(InvalidRequest(f"A value cannot be stored: {error.orig}."))
+
     @app.exception_handler(OperationalError)
     @app.exception_handler(InterfaceError)
     async def _database_away(_: Request, error: Exception) -> Response:
@@ -168,26 +174,31 @@ def install(app: FastAPI) -> None:
         log.exception("request.failed", path=request.url.path, exc_info=error)
         message = "Something went wrong on our side; the server's log has the details."
         body = {"message": message, "type": "server_error", "param": None, "code": "internal_error"}
-        return JSONResponse({"error": body}, status_code=500)
+        # Answered outside of all middleware, hence the header by hand.
+        headers = {REQUEST_ID_HEADER: request.state.request_id}
+        return JSONResponse({"error": body}, status_code=500, headers=headers)
 
     app.add_middleware(RequestId)
 
 
 class RequestId:
-    """Puts x-request-id on every answer. Plain ASGI: streams pass through untouched."""
+    """Puts x-request-id on every answer and log line. Plain ASGI: streams pass untouched."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = new_id("req_").encode()
+        request_id = new_id("req_")
+        header = REQUEST_ID_HEADER.encode(), request_id.encode()
+        scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id)]
+                message["headers"] = [*message.get("headers", []), header]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._app(scope, receive, send_with_id)
 
 
 def _param(error: dict[str, object]) -> str | None:

@@ -1,5 +1,6 @@
 """Jobs over HTTP, before a worker sees them."""
 
+import re
 from typing import Any
 
 import httpx
@@ -171,8 +172,38 @@ def test_the_openapi_page_shows_examples(http: httpx.Client):
 
     schema = httpx.get(f"{base}/openapi.json").json()
 
-    assert httpx.get(f"{base}/docs").status_code == 200
+    page = httpx.get(f"{base}/docs")
+    assert page.status_code == 200
     assert schema["components"]["schemas"]["CreateJob"]["example"]["model"]
+
+
+def test_the_openapi_page_loads_nothing_from_elsewhere(http: httpx.Client):
+    base = str(http.base_url).removesuffix("/v1/")
+
+    page = httpx.get(f"{base}/docs").text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+
+    assert sources and all(source.startswith("/") for source in sources)
+    assert {httpx.get(base + source).status_code for source in sources} == {200}
+
+
+@pytest.mark.parametrize(
+    "body", [{"metadata": {"team": "a\0b"}}, {"metadata": {"a\0b": "x"}}, {"suffix": "a\0"}]
+)
+def test_text_that_cannot_be_stored_is_a_400(
+    http: httpx.Client, training_file: str, body: dict[str, Any]
+):
+    answer = submit(http, training_file, **body)
+
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "invalid_value"
+
+
+def test_an_id_that_cannot_be_one_is_a_404_or_400(http: httpx.Client):
+    strange = http.get(f"{JOBS}/a%00b")
+    after = http.get(JOBS, params={"after": "a\0b"})
+
+    assert {strange.status_code, after.status_code} <= {400, 404}
+    assert strange.headers["x-request-id"] and after.headers["x-request-id"]
 
 
 def test_without_a_worker_the_service_is_not_ready(http: httpx.Client):
