@@ -133,9 +133,10 @@ def api(settings: ApiSettings, tmp_path_factory: pytest.TempPathFactory) -> Iter
         process.wait(10)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def worker(settings: ApiSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A real Celery worker; yields its log."""
+    """A real Celery worker with nothing to do yet; yields its log."""
+    asyncio.run(_end_all_jobs(settings))
     log = tmp_path_factory.mktemp("celery") / "worker.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -189,6 +190,15 @@ async def db(settings: ApiSettings) -> AsyncIterator[Database]:
 @pytest.fixture
 async def empty_queue(db: Database) -> None:
     """End every job of the tests before, so that the next claim takes ours."""
+    await _cancel_all(db)
+
+
+async def _end_all_jobs(settings: ApiSettings) -> None:
+    async with connected(settings.database_url) as db:
+        await _cancel_all(db)
+
+
+async def _cancel_all(db: Database) -> None:
     async with db.transaction() as tx:
         live = Job.status.not_in(TERMINAL)
         await tx.execute(update(Job).where(live).values(status=JobStatus.CANCELLED))
