@@ -55,7 +55,7 @@ class Step:
 def folder_name(recipe: Recipe) -> str:
     """Name the folder for all that went into it, so that a second run finds it."""
     made_of = [asdict(recipe), corpus.VERSION, platform.python_version()]
-    return f"base-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}"
+    return f"{NAME}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:8]}"
 
 
 def train_base(text: Sequence[str], folder: Path, recipe: Recipe) -> Iterator[Step]:
@@ -111,7 +111,10 @@ def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 def _pack(text: Sequence[str], tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Tensor:
     """Return all texts one after the other, cut into sequences of one length."""
-    encoded = tokenizer([f"{BOS}{part}{EOS}" for part in text], add_special_tokens=False)
+    # verbose: some texts are longer than the context, and are cut below.
+    encoded = tokenizer(
+        [f"{BOS}{part}{EOS}" for part in text], add_special_tokens=False, verbose=False
+    )
     ids = torch.tensor([token for part in encoded["input_ids"] for token in part])
     return ids[: len(ids) // recipe.sequence * recipe.sequence].view(-1, recipe.sequence)
 

@@ -8,10 +8,10 @@ import sysconfig
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
-
 from pydoc_data.topics import topics
+from typing import Any, TypeVar
 
 VERSION = 1  # part of the base model's cache key
 SEED = 7
@@ -52,6 +52,7 @@ class Corpus:
     valid: tuple[Row, ...]
 
 
+@cache
 def read_corpus() -> Corpus:
     """Read the standard library's documentation; the same Python gives the same corpus."""
     entries = sorted(set(read_entries()), key=lambda entry: (entry.name, entry.doc))
@@ -187,5 +188,5 @@ def _gather(paragraphs: Sequence[str]) -> Iterator[str]:
 
 def _shuffled(items: Sequence[T]) -> list[T]:
     copy = list(items)
-    random.Random(SEED).shuffle(copy)  # noqa: S311  order, not secrecy
+    random.Random(SEED).shuffle(copy)
     return copy
