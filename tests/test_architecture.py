@@ -20,7 +20,7 @@ TOP_LEVEL = {
     "pyproject.toml", "README.md", "Makefile", "constraints.txt", "CONTRIBUTING.md", "LICENSE",
     "alembic.ini",
 }  # fmt: skip
-# Where a module may end a transaction. Alembic's entry holds a connection of its own, before any of ours.
+# Where a module may end a transaction: Alembic's entry holds a connection of its own.
 COMMITTERS = {"app/db.py", "migrations/env.py"}
 ENVIRONMENT_READERS = {"app/settings.py"}
 GENERATED = {"migrations/versions"}  # long lists of columns, written by Alembic
@@ -90,9 +90,10 @@ def environment_reads(module: ast.Module) -> list[str]:
         if isinstance(node, ast.ImportFrom) and node.module == "os":
             found += [f"{node.lineno} {a.name}" for a in node.names if a.name in readers]
     for node in ast.walk(module):
-        if isinstance(node, ast.Attribute) and node.attr in readers:
-            if isinstance(node.value, ast.Name) and node.value.id in names:
-                found.append(f"{node.lineno} {node.attr}")
+        match node:
+            case ast.Attribute(value=ast.Name(id=name), attr=attribute):
+                if name in names and attribute in readers:
+                    found.append(f"{node.lineno} {attribute}")
     return found
 
 
