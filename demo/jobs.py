@@ -1,6 +1,5 @@
 """The client's side: what a user of the service writes, with the `openai` package."""
 
-import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from demo.board import Board, Track
 from demo.material import to_jsonl
 from demo.plot import Point
 from demo.service import DemoError, Served, ServiceFailed, last_lines
+from worker.archive import unpack
 
 POLL_S = 1.0
 LIVE = ("validating_files", "queued", "running")
@@ -179,8 +179,7 @@ def collect(client: openai.OpenAI, job_id: str, adapters: Path) -> Trained:
     adapters.mkdir(exist_ok=True)
     archive, folder = adapters / f"{job_id}.tar", adapters / job_id
     archive.write_bytes(_get(client, f"{job_id}/adapter").content)
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+    unpack(archive, folder)
     training: Any = client.fine_tuning.jobs.retrieve(job_id).to_dict()["training"]
     return Trained(job_id, metrics(client, job_id), training["max_length"], archive, folder)
 

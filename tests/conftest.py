@@ -23,6 +23,7 @@ from app.jobs.states import TERMINAL, JobStatus
 from app.keys import service as keys
 from app.settings import ApiSettings, inherited_environment
 from app.tables import Job
+from app.up import LEAN_MALLOC
 from tests.factories import PEPPER, jsonl, make_model_folder
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -120,7 +121,7 @@ def api(settings: ApiSettings, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--port", str(port)],
-            env=environment(settings),
+            env=environment(settings) | LEAN_MALLOC,
             stdout=output,
             stderr=output,
         )
