@@ -23,7 +23,8 @@ class Placement(BaseModel):
 class RunDir:
     """Names inside one run folder.
 
-    spec.json, placement.json, train.jsonl and valid.jsonl are written by the supervisor first;
+    spec.json, placement.json, train.jsonl, valid.jsonl and source/ (an adapter to go on from) are
+    written by the supervisor first;
     events.jsonl and log.txt grow while the run lives; checkpoints/ is what the run resumes from;
     exports/step-N/ and adapter/ appear complete, by rename.
     """
@@ -34,6 +35,7 @@ class RunDir:
         self.placement = path / "placement.json"
         self.train = path / "train.jsonl"
         self.valid = path / "valid.jsonl"
+        self.source = path / "source"
         self.events = path / "events.jsonl"
         self.log = path / "log.txt"
         self.checkpoints = path / "checkpoints"

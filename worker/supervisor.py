@@ -20,7 +20,7 @@ from app.blobs import StoredBytes
 from app.db import Database, connected
 from app.errors import ModelNotFound
 from app.files import service as files
-from app.jobs import lease
+from app.jobs import lease, sources
 from app.jobs.lease import Claim, Failure, LeaseLostError
 from app.jobs.spec import CheckpointSaved, Finished, TrainEvent
 from app.models import catalog
@@ -91,7 +91,7 @@ async def _run(
     try:
         placement = await _prepare(run, settings)
     except ModelNotFound as error:
-        await _finish(run, FailedRun(Failure("base_model_unreadable", error.message, "model")))
+        await _finish(run, FailedRun(Failure("base_model_unreadable", error.message, error.param)))
         return
     process = await launcher.launch(
         launcher.train_command(run.folder.path),
@@ -120,9 +120,21 @@ async def _prepare(run: Run, settings: Settings) -> Placement:
     await _fetch(run.db, train, folder.train)
     if valid:
         await _fetch(run.db, valid, folder.valid)
+    if claim.spec.peft.source is not None:
+        await _fetch_source(run, claim.spec.peft.source)
     write_atomic(folder.placement, placement.model_dump_json().encode())
     write_atomic(folder.spec, claim.spec.model_dump_json(indent=2).encode())
     return placement
+
+
+async def _fetch_source(run: Run, name: str) -> None:
+    """Unpack the adapter that the run goes on from."""
+    async with run.db.transaction() as tx:
+        source = await sources.find(tx, run.claim.organization_id, name)
+    archived = run.folder.source.with_suffix(".tar")
+    await _fetch(run.db, source.blob_id, archived)
+    await asyncio.to_thread(archive.unpack, archived, run.folder.source)
+    archived.unlink()
 
 
 async def _watch(run: Run, process: Process) -> int:

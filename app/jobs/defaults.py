@@ -4,9 +4,19 @@ import math
 from dataclasses import dataclass
 
 from app.errors import InvalidRequest
-from app.jobs.schemas import CreateJob, Hyperparameters, PeftIn, PerturbationIn, TrainingIn
+from app.jobs.compatible import check_resolved
+from app.jobs.schemas import (
+    CreateJob,
+    EarlyStoppingIn,
+    Hyperparameters,
+    PeftIn,
+    PerturbationIn,
+    TrainingIn,
+)
 from app.jobs.spec import (
     DataSpec,
+    EarlyStoppingSpec,
+    EvaluationSpec,
     PeftSpec,
     PerturbationSpec,
     ResourcesSpec,
@@ -17,6 +27,7 @@ from app.jobs.spec import (
 BASE_LEARNING_RATE = 2e-4
 MAX_LENGTH = 2048
 MICRO_BATCH_SIZE = 8
+LORA_PLUS_RATIO = 16.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,7 @@ class Facts:
     job_id: str
     context_length: int
     data: DataSpec
+    source: PeftSpec | None = None  # of the fine-tuned model to go on from
 
 
 def resolve(body: CreateJob, facts: Facts, *, seed: int) -> TrainSpec:
@@ -36,30 +48,57 @@ def resolve(body: CreateJob, facts: Facts, *, seed: int) -> TrainSpec:
     """
     hyperparameters = body.chosen_hyperparameters()
     training = _training(hyperparameters, body.training, facts)
-    return TrainSpec(
+    spec = TrainSpec(
         version=1,
         job_id=facts.job_id,
         base_model=body.model,
         method="supervised",
         seed=seed,
-        peft=_peft(body.peft),
+        peft=_peft(body.peft, facts.source),
         perturbation=_perturbation(body.perturbation),
         training=training,
+        evaluation=EvaluationSpec.model_validate(body.evaluation.model_dump()),
         resources=ResourcesSpec(gpus=body.resources.gpus, zero_stage=body.resources.zero_stage),
         data=facts.data,
         total_steps=training.max_steps
         or _steps_per_epoch(facts, training.batch_size) * training.n_epochs,
     )
+    check_resolved(spec)
+    return spec
 
 
-def _peft(asked: PeftIn) -> PeftSpec:
+def _peft(asked: PeftIn, source: PeftSpec | None) -> PeftSpec:
+    if source is not None:
+        return _going_on(source, asked.source)
     return PeftSpec(
         method=asked.method,
         r=asked.r,
         alpha=asked.alpha if asked.alpha is not None else 2.0 * asked.r,
         dropout=asked.dropout,
         target_modules=asked.target_modules,
+        lr_ratio=(asked.lr_ratio or LORA_PLUS_RATIO) if asked.method == "lora_plus" else None,
+        source=None,
     )
+
+
+def _going_on(source: PeftSpec, name: str | None) -> PeftSpec:
+    """Return how an earlier adapter is trained on; one that changed its base left twice its rank.
+
+    Raises:
+        InvalidRequest: the artifact is no adapter that can be trained on.
+    """
+    if source.method in ("full", "adalora"):
+        why = {
+            "full": "it is a full model: put it into the models folder and train from there",
+            "adalora": "its ranks are pruned and cannot grow again",
+        }[source.method]
+        raise InvalidRequest(f"Cannot go on from {name}: {why}.", param="peft.from")
+    changes: dict[str, object] = {"source": name}
+    if source.method in ("pissa", "lora_ga") and source.source is None:
+        changes |= {"r": 2 * source.r, "alpha": 2 * source.alpha}
+    if source.method in ("pissa", "lora_ga"):
+        changes["method"] = "lora"
+    return source.model_copy(update=changes)
 
 
 def _perturbation(asked: PerturbationIn) -> PerturbationSpec:
@@ -95,7 +134,12 @@ def _training(asked: Hyperparameters, extra: TrainingIn, facts: Facts) -> Traini
         gradient_checkpointing=extra.gradient_checkpointing,
         eval_steps=extra.eval_steps or max(1, min(epoch, total // 10)),
         checkpoint_steps=extra.checkpoint_steps or min(epoch, total),
+        early_stopping=_early_stopping(extra.early_stopping),
     )
+
+
+def _early_stopping(asked: EarlyStoppingIn | None) -> EarlyStoppingSpec | None:
+    return EarlyStoppingSpec(**asked.model_dump()) if asked else None
 
 
 def _batch_size(rows: int) -> int:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
-from app.jobs.spec import TrainSpec
+from app.jobs.spec import PeftMethod, TrainSpec
 from app.paging import Listed
 from app.tables import Checkpoint, Job, JobEvent
 
@@ -38,13 +38,20 @@ class Method(Asked):
 
 
 class PeftIn(Asked):
-    """LoRA: rank, scale (alpha, twice the rank when left out), dropout and where."""
+    """Which weights are trained: the method, its rank, scale, dropout and where.
 
-    method: Literal["lora"] = "lora"
+    `from` goes on from a fine-tuned model of yours, which brings the rest of this object with it.
+    """
+
+    method: PeftMethod = "lora"
     r: int = Field(default=8, ge=1, le=1024)
-    alpha: FiniteFloat | None = Field(default=None, gt=0)
+    alpha: FiniteFloat | None = Field(default=None, gt=0, description="Twice the rank by default.")
     dropout: FiniteFloat = Field(default=0.0, ge=0, lt=1)
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    lr_ratio: FiniteFloat | None = Field(
+        default=None, ge=1, le=1024, description="lora_plus: how much faster B learns; 16."
+    )
+    source: str | None = Field(default=None, alias="from", max_length=256)
 
 
 class PerturbationIn(Asked):
@@ -57,6 +64,31 @@ class PerturbationIn(Asked):
     norm: Literal["module", "global"] = "module"
     apn: Literal["relative", "paper", "off"] = "relative"
     start_step: int = Field(default=0, ge=0)
+
+
+class EarlyStoppingIn(Asked):
+    """End the run after `patience` evaluations without a valid_loss lower by `min_delta`.
+
+    The adapter is then that of the best evaluation.
+    """
+
+    patience: int = Field(default=3, ge=1, le=1000)
+    min_delta: FiniteFloat = Field(default=0.0, ge=0)
+
+
+class SharpnessIn(Asked):
+    """Measure how the loss rises in a ball around the adapter; rho is relative to its norm."""
+
+    rho: FiniteFloat = Field(default=0.05, gt=0, le=10)
+    ascent_steps: int = Field(default=3, ge=1, le=100)
+    directions: int = Field(default=8, ge=1, le=1000)
+    batches: int = Field(default=4, ge=1, le=1000)
+
+
+class EvaluationIn(Asked):
+    """What is measured on the validation file besides the loss."""
+
+    sharpness: SharpnessIn | None = None
 
 
 class TrainingIn(Asked):
@@ -74,6 +106,7 @@ class TrainingIn(Asked):
     max_steps: int | None = Field(default=None, ge=1)
     eval_steps: int | None = Field(default=None, ge=1)
     checkpoint_steps: int | None = Field(default=None, ge=1)
+    early_stopping: EarlyStoppingIn | None = None
 
 
 class ResourcesIn(Asked):
@@ -117,6 +150,7 @@ class CreateJob(Asked):
     peft: PeftIn = PeftIn()
     perturbation: PerturbationIn = PerturbationIn()
     training: TrainingIn = TrainingIn()
+    evaluation: EvaluationIn = EvaluationIn()
     resources: ResourcesIn = ResourcesIn()
 
     def chosen_hyperparameters(self) -> Hyperparameters:
@@ -174,6 +208,7 @@ class JobOut(Listed):
     peft: dict[str, Any]
     perturbation: dict[str, Any]
     training: dict[str, Any]
+    evaluation: dict[str, Any]
     resources: dict[str, Any]
 
 
@@ -247,6 +282,7 @@ def job_out(job: Job, queue: QueueOut | None = None) -> JobOut:
         peft=spec.peft.model_dump(mode="json"),
         perturbation=spec.perturbation.model_dump(mode="json"),
         training=spec.training.model_dump(mode="json"),
+        evaluation=spec.evaluation.model_dump(mode="json"),
         resources=spec.resources.model_dump(mode="json"),
     )
 

@@ -15,10 +15,11 @@ from app.db import after_commit
 from app.errors import InvalidJobState, InvalidRequest, NotFound, NotReady
 from app.files import service as files
 from app.ids import new_id
-from app.jobs import defaults, events
+from app.jobs import defaults, events, sources
+from app.jobs.compatible import check_asked
 from app.jobs.defaults import Facts
 from app.jobs.schemas import CreateJob, QueueOut, Series
-from app.jobs.spec import DataSpec, TrainSpec
+from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
 from app.jobs.states import TERMINAL, JobStatus
 from app.models import catalog
 from app.paging import Page, cut
@@ -35,6 +36,7 @@ async def create(
         ModelNotFound, NotFound: the model or a file is not there.
         InvalidRequest: a file that is not training data, or values that contradict each other.
     """
+    check_asked(body)
     model = catalog.find(body.model, settings.models_dir, settings.hub_revisions)
     train = await _training_file(tx, organization_id, body.training_file, param="training_file")
     valid = None
@@ -43,7 +45,12 @@ async def create(
             tx, organization_id, body.validation_file, param="validation_file"
         )
     job_id = new_id("ftjob-")
-    facts = Facts(job_id=job_id, context_length=model.context_length, data=_data(train, valid))
+    facts = Facts(
+        job_id=job_id,
+        context_length=model.context_length,
+        data=_data(train, valid),
+        source=await _source(tx, organization_id, body),
+    )
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
     job = _row(organization_id, body, defaults.resolve(body, facts, seed=seed))
     tx.add(job)
@@ -240,6 +247,16 @@ def _shown(value: float) -> float | str:
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+async def _source(tx: AsyncSession, organization_id: str, body: CreateJob) -> PeftSpec | None:
+    if body.peft.source is None:
+        return None
+    source = await sources.find(tx, organization_id, body.peft.source)
+    if source.base_model != body.model:
+        message = f"{body.peft.source} was trained on {source.base_model}, not on {body.model}."
+        raise InvalidRequest(message, param="peft.from")
+    return source.peft
 
 
 async def _training_file(

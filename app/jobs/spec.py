@@ -13,14 +13,30 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
-class PeftSpec(Frozen):
-    """Which weights are trained."""
+PeftMethod = Literal[
+    "lora", "rslora", "dora", "adalora", "pissa", "lora_plus", "lora_ga", "lora_pro", "full"
+]
 
-    method: Literal["lora"]
-    r: int = Field(ge=1, le=1024)
+
+class PeftSpec(Frozen):
+    """Which weights are trained, and how they start.
+
+    `r` is the rank of the adapter; for adalora the mean rank that is left in the end. `lr_ratio` is
+    how much faster B learns than A, for lora_plus alone. `source` is the fine-tuned model that the
+    run goes on from.
+    """
+
+    model_config = ConfigDict(
+        validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
+    )
+
+    method: PeftMethod
+    r: int = Field(ge=1, le=2048)
     alpha: FiniteFloat = Field(gt=0)
     dropout: FiniteFloat = Field(ge=0, lt=1)
     target_modules: Literal["all-linear"] | tuple[str, ...]
+    lr_ratio: FiniteFloat | None = Field(gt=0)
+    source: str | None = Field(alias="from")
 
 
 class PerturbationSpec(Frozen):
@@ -33,6 +49,28 @@ class PerturbationSpec(Frozen):
     norm: Literal["module", "global"]
     apn: Literal["relative", "paper", "off"]
     start_step: int = Field(ge=0)
+
+
+class EarlyStoppingSpec(Frozen):
+    """End the run after `patience` evaluations without a valid_loss lower by `min_delta`."""
+
+    patience: int = Field(ge=1)
+    min_delta: FiniteFloat = Field(ge=0)
+
+
+class SharpnessSpec(Frozen):
+    """How sharpness is measured; `rho` is relative to the norm of what is trained."""
+
+    rho: FiniteFloat = Field(gt=0)
+    ascent_steps: int = Field(ge=1)
+    directions: int = Field(ge=1)
+    batches: int = Field(ge=1)
+
+
+class EvaluationSpec(Frozen):
+    """What is measured on the validation file besides the loss."""
+
+    sharpness: SharpnessSpec | None
 
 
 class TrainingSpec(Frozen):
@@ -52,6 +90,7 @@ class TrainingSpec(Frozen):
     gradient_checkpointing: bool
     eval_steps: int = Field(ge=1)
     checkpoint_steps: int = Field(ge=1)
+    early_stopping: EarlyStoppingSpec | None
 
 
 class ResourcesSpec(Frozen):
@@ -81,6 +120,7 @@ class TrainSpec(Frozen):
     peft: PeftSpec
     perturbation: PerturbationSpec
     training: TrainingSpec
+    evaluation: EvaluationSpec
     resources: ResourcesSpec
     data: DataSpec
     total_steps: int = Field(ge=1)

@@ -13,7 +13,7 @@ def create(client: openai.OpenAI, training_file: str, **body: Any) -> FineTuning
     """Submit; fields that are Basin's own go into extra_body."""
     ours = {
         key: body.pop(key)
-        for key in ("peft", "perturbation", "training", "resources")
+        for key in ("peft", "perturbation", "training", "evaluation", "resources")
         if key in body
     }
     return client.fine_tuning.jobs.create(

@@ -1,14 +1,13 @@
-"""Loads the base and its tokenizer, attaches LoRA, and proves an adapter on a fresh base."""
+"""Loads the base and its tokenizer, and proves an adapter on a fresh base."""
 
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from app.jobs.spec import PeftSpec
 from worker.rundir import Placement
 from worker.trainer.data import PLAIN_TEMPLATE
 from worker.trainer.faults import RunError
@@ -59,22 +58,6 @@ def load_base(placement: Placement, precision: Precision) -> Any:
     return model.to(_device())
 
 
-def attach(model: Any, spec: PeftSpec) -> Any:
-    """Return the model with LoRA factors; they are fp32 whatever the base is."""
-    targets = spec.target_modules
-    config = LoraConfig(
-        r=spec.r,
-        lora_alpha=spec.alpha,
-        lora_dropout=spec.dropout,
-        target_modules=targets if targets == "all-linear" else list(targets),
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        raise RunError("invalid_peft", str(error), param="peft.target_modules") from error
-
-
 @torch.no_grad()
 def sample_logits(model: Any, ids: list[int]) -> torch.Tensor:
     """Return the logits of one row in fp32 on the CPU, shape (T, V), from the clean weights."""
@@ -86,12 +69,16 @@ def sample_logits(model: Any, ids: list[int]) -> torch.Tensor:
 def prove(
     adapter: Path, placement: Placement, precision: Precision, *, ids: list[int], expected: Any
 ) -> float:
-    """Load the saved adapter on a fresh original base; return the largest difference in logits.
+    """Load the artifact afresh, an adapter on the original base; return how far its logits are off.
 
     Raises:
         RunError: it is not the model that was trained.
     """
-    fresh = PeftModel.from_pretrained(load_base(placement, precision), str(adapter))
+    if (adapter / "adapter_config.json").exists():
+        fresh = PeftModel.from_pretrained(load_base(placement, precision), str(adapter))
+    else:
+        whole = Placement(source="folder", location=str(adapter), revision=None)
+        fresh = load_base(whole, precision)
     found = sample_logits(fresh, ids)
     difference = float((found - expected).abs().max())
     scale = max(float(expected.abs().max()), 1.0)

@@ -4,6 +4,7 @@ import gc
 import json
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,17 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from app.jobs.spec import Finished, Started, Stopped, TrainSpec, Warned
 from worker.rundir import Placement, RunDir
+from worker.trainer import methods, versions
 from worker.trainer import model as models
+from worker.trainer.best import Best
 from worker.trainer.card import write_card
 from worker.trainer.data import Encoded, encode_file
+from worker.trainer.methods import Attached
 from worker.trainer.model import Precision
 from worker.trainer.report import Reporter, replace_folder
 from worker.trainer.trainers import CausalTrainer, latest_checkpoint, training_arguments
+
+GRADIENT_BATCHES = 8  # what LoRA-GA takes its gradient from
 
 
 @dataclass(frozen=True)
@@ -41,15 +47,17 @@ def train(run: RunDir, stop: threading.Event) -> None:
     """
     spec, placement = run.read_spec(), run.read_placement()
     precision = models.resolve_precision(spec.training.precision)
-    base = models.load_base(placement, precision)
+    base = models.load_base(placement, _storage(spec, precision))
     inputs = _load(run, spec, placement, precision, context=models.context_length(base))
 
-    set_seed(spec.seed)
-    adapted = models.attach(base, spec.peft)
-
     resume = latest_checkpoint(run)
-    trainer, reporter = _trainer(run, inputs, adapted, stop, resumes=resume is not None)
-    _say_started(run, inputs, adapted, resume=resume, total=_total_steps(trainer, inputs))
+    if resume is not None:
+        _warn_if_not_exact(run, resume)
+    set_seed(spec.seed)
+    attached = _attach(run, inputs, base, resume)
+    adapted = attached.model
+    trainer, reporter = _trainer(run, inputs, attached, stop, resumes=resume is not None)
+    _say_started(run, inputs, adapted, resume=resume)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
     step = int(trainer.state.global_step)
@@ -62,28 +70,53 @@ def train(run: RunDir, stop: threading.Event) -> None:
         trainer._save_checkpoint(adapted, trial=None)
         reporter.on_save(trainer.args, trainer.state, trainer.control)
 
+    if trainer.best is not None:
+        _take_best(run, trainer.best, attached, reporter)
     temporary = run.path / "adapter.tmp"
-    export(temporary, adapted, inputs, reporter.metrics, step=step)
+    export(temporary, attached, inputs, reporter.metrics, step=step)
     sample = inputs.train.dataset[0]["input_ids"]
     expected = models.sample_logits(adapted, sample)
+    stored = _storage(spec, precision)
     tokens = int(trainer.state.num_input_tokens_seen)
     metrics = reporter.metrics
-    del base, adapted, trainer, reporter
+    del base, attached, adapted, trainer, reporter
     gc.collect()
-    difference = models.prove(temporary, placement, precision, ids=sample, expected=expected)
+    difference = models.prove(temporary, placement, stored, ids=sample, expected=expected)
     replace_folder(temporary, run.adapter)
     metrics |= {"verification_max_logit_difference": difference}
     run.append_event(Finished(at=time.time(), step=step, trained_tokens=tokens, metrics=metrics))
 
 
+def _warn_if_not_exact(run: RunDir, checkpoint: Path) -> None:
+    if found := versions.differences(checkpoint):
+        message = (
+            "The run resumes with other versions or on another device than before, so it is not"
+            f" bit for bit the one it would have been: {', '.join(found)}"
+        )
+        run.append_event(Warned(at=time.time(), code="resume_not_exact", message=message))
+
+
+def _take_best(run: RunDir, best: Best, attached: Attached, reporter: Reporter) -> None:
+    """Go back to the weights of the best evaluation, and say so."""
+    attached.load_trainable(best.folder)
+    reporter.metrics |= {"valid_loss": best.loss, "best_step": float(best.step)}
+    ended = "stopped early" if best.stopped else "ended"
+    message = (
+        f"The run {ended}; the adapter is that of step {best.step},"
+        f" whose valid_loss {best.loss:.4f} is the lowest"
+    )
+    run.append_event(Warned(at=time.time(), code="best_evaluation", message=message))
+
+
 def export(
-    folder: Path, adapted: Any, inputs: Inputs, metrics: dict[str, float], *, step: int
+    folder: Path, attached: Attached, inputs: Inputs, metrics: dict[str, float], *, step: int
 ) -> None:
     """Write an adapter folder: weights, config, tokenizer with its chat template, card."""
-    adapted.save_pretrained(folder)
+    attached.save(folder)
     config = folder / "adapter_config.json"
-    told = json.loads(config.read_bytes()) | {"base_model_name_or_path": inputs.spec.base_model}
-    config.write_text(json.dumps(told, indent=2, sort_keys=True))
+    if config.exists():
+        told = json.loads(config.read_bytes()) | {"base_model_name_or_path": inputs.spec.base_model}
+        config.write_text(json.dumps(told, indent=2, sort_keys=True))
     inputs.tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(write_card(inputs.spec, metrics, step=step))
 
@@ -114,16 +147,24 @@ def _warn(run: RunDir, which: str, data: Encoded, *, limit: int) -> None:
 
 
 def _trainer(
-    run: RunDir, inputs: Inputs, adapted: Any, stop: threading.Event, *, resumes: bool
+    run: RunDir, inputs: Inputs, attached: Attached, stop: threading.Event, *, resumes: bool
 ) -> tuple[CausalTrainer, Reporter]:
     def export_step(folder: Path, metrics: dict[str, float]) -> None:
         temporary = folder.with_name(folder.name + ".tmp")
-        export(temporary, adapted, inputs, metrics, step=int(folder.name.rpartition("-")[2]))
+        export(temporary, attached, inputs, metrics, step=int(folder.name.rpartition("-")[2]))
         replace_folder(temporary, folder)
 
+    best = None
+    if inputs.spec.training.early_stopping is not None:
+        best = Best(
+            inputs.spec.training.early_stopping, run.path / "best", keep=attached.save_trainable
+        )
     reporter = Reporter(run, stop, export=export_step, mgpo=lambda: trainer.mgpo)
     trainer = CausalTrainer(
-        model=adapted,
+        model=attached.model,
+        attached=attached,
+        best=best,
+        sharpness=inputs.spec.evaluation.sharpness,
         args=training_arguments(
             inputs.spec,
             run,
@@ -135,29 +176,54 @@ def _trainer(
         eval_dataset=inputs.valid.dataset if inputs.valid else None,
         processing_class=inputs.tokenizer,
         data_collator=DataCollatorForLanguageModeling(inputs.tokenizer.pad_token_id),
-        callbacks=[reporter],
+        callbacks=[*attached.callbacks(), *([best] if best else []), reporter],
         perturbation=inputs.spec.perturbation,
     )
     return trainer, reporter
 
 
-def _total_steps(trainer: CausalTrainer, inputs: Inputs) -> int:
+def _attach(run: RunDir, inputs: Inputs, base: Any, resume: Path | None) -> Attached:
+    collate = DataCollatorForLanguageModeling(inputs.tokenizer.pad_token_id)
+    size = inputs.spec.training.micro_batch_size
+
+    def batches() -> Iterator[dict[str, torch.Tensor]]:
+        """The first rows of the file, in its order."""
+        rows = inputs.train.dataset
+        for start in range(0, min(len(rows), GRADIENT_BATCHES * size), size):
+            yield collate([rows[index] for index in range(start, min(start + size, len(rows)))])
+
+    return methods.attach(
+        base,
+        inputs.spec.peft,
+        task_type="CAUSAL_LM",
+        total_steps=_total_steps(inputs),
+        seed=inputs.spec.seed,
+        batches=batches,
+        checkpoint=resume,
+        source=run.source if run.source.exists() else None,
+    )
+
+
+def _storage(spec: TrainSpec, precision: Precision) -> Precision:
+    """Full fine-tuning keeps its weights in fp32: steps are too small for bf16 to hold them."""
+    return "fp32" if spec.peft.method == "full" else precision
+
+
+def _total_steps(inputs: Inputs) -> int:
     asked = inputs.spec.training
     per_epoch = -(-inputs.train.rows // asked.batch_size)
     return asked.max_steps or per_epoch * asked.n_epochs
 
 
-def _say_started(
-    run: RunDir, inputs: Inputs, adapted: Any, *, resume: Path | None, total: int
-) -> None:
-    trainable, all_parameters = adapted.get_nb_trainable_parameters()
+def _say_started(run: RunDir, inputs: Inputs, adapted: Any, *, resume: Path | None) -> None:
+    sizes = [(p.numel(), p.requires_grad) for p in adapted.parameters()]
     run.append_event(
         Started(
             at=time.time(),
-            total_steps=total,
+            total_steps=_total_steps(inputs),
             first_step=int(resume.name.rpartition("-")[2]) + 1 if resume else 1,
-            trainable_parameters=trainable,
-            total_parameters=all_parameters,
+            trainable_parameters=sum(size for size, trained in sizes if trained),
+            total_parameters=sum(size for size, _ in sizes),
             train_rows=inputs.train.rows,
             device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             precision=inputs.precision,

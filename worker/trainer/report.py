@@ -24,6 +24,8 @@ RENAMED = {
     "grad_norm": "grad_norm",
     "eval_loss": "valid_loss",  # at the clean weights, always
     "eval_mean_token_accuracy": "valid_mean_token_accuracy",
+    "eval_sharpness_worst": "valid_sharpness_worst",
+    "eval_sharpness_mean": "valid_sharpness_mean",
 }
 
 

@@ -1,6 +1,7 @@
 """TRL's trainer with the perturbation mixed in, and checkpoints that resume bit for bit."""
 
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +10,53 @@ from safetensors.torch import load_file, save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
-from app.jobs.spec import PerturbationSpec, TrainSpec
-from worker.optim.groups import lora_modules
+from app.jobs.spec import PerturbationSpec, SharpnessSpec, TrainSpec
 from worker.optim.mgpo import MGPO
+from worker.optim.sharpness import Sharpness, sharpness
 from worker.rundir import RunDir
+from worker.trainer import versions
+from worker.trainer.best import Best
+from worker.trainer.methods import Attached
 
 PERTURBATION_FILE = "perturbation.safetensors"
+SHARPNESS_SEED = 0  # not the run's: runs of other seeds are measured alike
 COMPLETE = "complete"  # written last: a checkpoint without it was cut short
 
 
 class PerturbationMixin:
     """Runs forward and backward at the perturbed weights; everything else sees the clean ones."""
 
-    def __init__(self, *args: Any, perturbation: PerturbationSpec, **kwargs: Any) -> None:
+    optimizer: torch.optim.Optimizer | None
+
+    def __init__(
+        self,
+        *args: Any,
+        attached: Attached,
+        perturbation: PerturbationSpec,
+        best: Best | None,
+        sharpness: SharpnessSpec | None,
+        **kwargs: Any,
+    ) -> None:
+        self.attached = attached
+        self.best = best
+        self.sharpness = sharpness
         self.perturbation = perturbation
         self.mgpo: MGPO | None = None
         self._micro_step = ExitStack()
         super().__init__(*args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        fresh = self.optimizer is None
+        if fresh:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)  # type: ignore[attr-defined]  # of the Trainer
+            self.optimizer = self.attached.optimizer(kind, options)
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]  # of the Trainer
+        if fresh:
+            self.attached.follow(optimizer)
         if self.mgpo is None and self.perturbation.type == "mgpo":
             asked = self.perturbation
             self.mgpo = MGPO(
-                lora_modules(self.model.named_parameters()),  # type: ignore[attr-defined]  # of the Trainer
+                self.attached.modules(),
                 optimizer,
                 rho=asked.rho,
                 beta=asked.beta,
@@ -53,12 +77,53 @@ class PerturbationMixin:
         with self._micro_step:
             return super().training_step(*args, **kwargs)  # type: ignore[misc]  # of the Trainer
 
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate at the clean weights, and measure around them when asked to."""
+        output = super().evaluation_loop(dataloader, *args, **kwargs)  # type: ignore[misc]  # of the Trainer
+        if self.sharpness is not None:
+            found = self._sharpness_on(list(islice(dataloader, self.sharpness.batches)))
+            output.metrics["eval_sharpness_worst"] = found.worst
+            output.metrics["eval_sharpness_mean"] = found.mean
+        return output
+
+    def _sharpness_on(self, batches: list[Any]) -> Sharpness:
+        assert self.sharpness is not None
+        model = self.attached.model
+        inputs = [self._prepare_inputs(batch) for batch in batches]  # type: ignore[attr-defined]  # of the Trainer
+
+        def loss() -> torch.Tensor:
+            return torch.stack([model(**each).loss.float() for each in inputs]).mean()
+
+        model.eval()
+        return sharpness(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            loss,
+            rho=self.sharpness.rho,
+            ascent_steps=self.sharpness.ascent_steps,
+            directions=self.sharpness.directions,
+            seed=SHARPNESS_SEED,
+        )
+
+    def _save(self, output_dir: str | None = None, **_: Any) -> None:
+        """Leave the weights to `Attached.save_state`: as they are, in no artifact's form."""
+        assert output_dir is not None
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+
+    def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
+        self.attached.load_state(Path(checkpoint))
+        if self.best is not None:
+            self.best.load_state(Path(checkpoint))
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]  # of the Trainer
         step = self.state.global_step  # type: ignore[attr-defined]  # of the Trainer
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"  # type: ignore[attr-defined]  # of the Trainer
+        self.attached.save_state(folder)
+        if self.best is not None:
+            self.best.save_state(folder)
         if self.mgpo is not None:
             save_file(self.mgpo.state_dict(), folder / PERTURBATION_FILE)
+        versions.write(folder)
         (folder / COMPLETE).touch()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -69,6 +134,13 @@ class PerturbationMixin:
 
 class CausalTrainer(PerturbationMixin, SFTTrainer):  # type: ignore[misc]  # TRL is untyped
     """Supervised fine-tuning of a causal language model."""
+
+    def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = super().compute_loss(model, *args, **kwargs)
+        penalty = self.attached.penalty() if model.training else None
+        return (
+            loss if penalty is None else loss + penalty / self.current_gradient_accumulation_steps
+        )
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write no card of TRL's: the adapter gets our own."""

@@ -23,6 +23,8 @@ SPEC: dict[str, Any] = {
         "alpha": 8.0,
         "dropout": 0.0,
         "target_modules": "all-linear",
+        "lr_ratio": None,
+        "from": None,
     },
     "perturbation": {
         "type": "mgpo",
@@ -48,7 +50,9 @@ SPEC: dict[str, Any] = {
         "gradient_checkpointing": False,
         "eval_steps": 3,
         "checkpoint_steps": 3,
+        "early_stopping": None,
     },
+    "evaluation": {"sharpness": None},
     "resources": {"gpus": 1, "zero_stage": 0},
     "data": {"train_sha256": "0" * 64, "train_rows": 24, "valid_sha256": None, "valid_rows": 0},
     "total_steps": 6,

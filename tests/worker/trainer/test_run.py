@@ -163,11 +163,11 @@ def test_an_evaluation_does_not_disturb_the_training(finished: RunDir, base: Pat
 
 def test_saved_weights_are_clean(finished: RunDir):
     """The last checkpoint's weights are the adapter's: no perturbation was saved with them."""
-    saved = load_file(finished.checkpoints / "checkpoint-6" / "adapter_model.safetensors")
+    saved = load_file(finished.checkpoints / "checkpoint-6" / "trainable.safetensors")
     final = load_file(finished.adapter / "adapter_model.safetensors")
 
-    assert saved.keys() == final.keys()
-    assert all(torch.equal(saved[name], final[name]) for name in final)
+    assert {name.replace(".default", "") for name in saved} == final.keys()
+    assert all(torch.equal(saved[name], final[name.replace(".default", "")]) for name in saved)
 
 
 @pytest.mark.parametrize("step", [1, 2, 4])
@@ -306,3 +306,48 @@ def test_adapter_config_names_the_base_as_the_user_knows_it(finished: RunDir):
 
     assert config["base_model_name_or_path"] == "tiny-llama"
     assert config["inference_mode"] is True
+
+
+def test_sharpness_is_measured_at_every_evaluation_and_changes_nothing(
+    finished: RunDir, base: Path, tmp_path: Path
+):
+    asked = {"rho": 0.05, "ascent_steps": 2, "directions": 3, "batches": 2}
+    run = make_run(tmp_path / "run", base, valid=VALID, evaluation={"sharpness": asked})
+
+    train_here(run)
+
+    measured = [event.metrics for event in of_type(run, EvalDone)]
+    assert all(each["valid_sharpness_worst"] > each["valid_sharpness_mean"] for each in measured)
+    assert all(math.isfinite(each["valid_sharpness_worst"]) for each in measured)
+    assert adapter_bytes(run) == adapter_bytes(finished)
+
+
+def test_a_run_that_gets_no_better_is_stopped_with_its_best_adapter(base: Path, tmp_path: Path):
+    """The validation rows contradict the training rows: the better it learns, the worse it is."""
+    liars = [{"prompt": "2 + 2 =", "completion": f" {number}"} for number in range(30, 40)]
+    rows = [{"prompt": "2 + 2 =", "completion": " four"}] * 24
+    run = make_run(
+        tmp_path / "run",
+        base,
+        rows=rows,
+        valid=liars,
+        training={
+            "n_epochs": 20,
+            "eval_steps": 1,
+            "learning_rate": 5e-2,
+            "early_stopping": {"patience": 3, "min_delta": 0.0},
+        },
+    )
+
+    train_here(run)
+
+    losses = {event.step: event.metrics["valid_loss"] for event in of_type(run, EvalDone)}
+    (told,) = [event for event in of_type(run, Warned) if event.code == "best_evaluation"]
+    ended = of_type(run, Finished)[-1]
+    best = min((step for step in losses if step), key=lambda step: losses[step])
+    assert ended.step == best + 3 < 120
+    assert f"step {best}" in told.message and "stopped early" in told.message
+    assert ended.metrics["best_step"] == best
+    kept = load_file(run.path / "best" / "trainable.safetensors")
+    final = load_file(run.adapter / "adapter_model.safetensors")
+    assert all(torch.equal(kept[name], final[name.replace(".default", "")]) for name in kept)

@@ -1,0 +1,69 @@
+"""What cannot be combined: refused at submit, with the reason."""
+
+from app.errors import InvalidRequest
+from app.jobs.schemas import CreateJob, PeftIn
+from app.jobs.spec import PeftMethod, TrainSpec
+
+NO_PLAIN_FACTORS: dict[PeftMethod, str] = {
+    "dora": "DoRA normalizes the merged weight, which the noise would have to go through",
+    "adalora": "AdaLoRA prunes directions, which the noise would bring back",
+    "full": "full fine-tuning has no low-rank update to weigh the noise by",
+}
+
+
+def check_asked(body: CreateJob) -> None:
+    """Refuse fields that say nothing beside the others.
+
+    Raises:
+        InvalidRequest: the message says why; the parameter is named.
+    """
+    if body.peft.source is not None:
+        _only_source(body.peft)
+    if body.peft.lr_ratio is not None and body.peft.method != "lora_plus":
+        raise InvalidRequest(
+            f"lr_ratio belongs to the method lora_plus, not to {body.peft.method}.",
+            param="peft.lr_ratio",
+        )
+    if body.validation_file is None:
+        _only_without_validation(body)
+    unused = {"r", "alpha", "dropout", "target_modules"} & body.peft.model_fields_set
+    if body.peft.method == "full" and unused:
+        name = min(unused)
+        raise InvalidRequest(
+            f"The method full trains every weight: {name} says nothing.", param=f"peft.{name}"
+        )
+
+
+def check_resolved(spec: TrainSpec) -> None:
+    """Refuse what does not work together.
+
+    Raises:
+        InvalidRequest: the message says why; the parameter is named.
+    """
+    reason = NO_PLAIN_FACTORS.get(spec.peft.method)
+    if reason and spec.perturbation.type in ("random", "ggpo"):
+        raise InvalidRequest(
+            f"The perturbation {spec.perturbation.type} does not go with {spec.peft.method}:"
+            f" {reason}. Use mgpo or none.",
+            param="perturbation.type",
+        )
+
+
+def _only_without_validation(body: CreateJob) -> None:
+    asked = {
+        "training.early_stopping": body.training.early_stopping,
+        "evaluation.sharpness": body.evaluation.sharpness,
+    }
+    for name, value in asked.items():
+        if value is not None:
+            raise InvalidRequest(f"{name} needs a validation_file to measure on.", param=name)
+
+
+def _only_source(asked: PeftIn) -> None:
+    others = asked.model_fields_set - {"source"}
+    if others:
+        name = min(others)
+        raise InvalidRequest(
+            f"peft.from brings method, rank, alpha and the rest with it; leave out {name}.",
+            param=f"peft.{name}",
+        )
