@@ -77,10 +77,15 @@ class TrainingIn(Asked):
 
 
 class ResourcesIn(Asked):
-    """One device; more come with the launchers for them."""
+    """How many devices of one worker, and what they share out among them.
 
-    gpus: Literal[1] = 1
-    zero_stage: Literal[0] = 0
+    zero_stage null is data parallelism; a number is DeepSpeed with that ZeRO stage. offload
+    "optimizer" keeps the optimizer's state in the machine's memory.
+    """
+
+    gpus: int = Field(default=1, ge=1, le=64)
+    zero_stage: Literal[0, 1, 2, 3] | None = None
+    offload: Literal["optimizer"] | None = None
 
 
 class CreateJob(Asked):

@@ -14,6 +14,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from app.jobs.spec import Finished, Started, Stopped, TrainSpec, Warned
 from worker.rundir import Placement, RunDir
+from worker.trainer import distributed
 from worker.trainer import model as models
 from worker.trainer.card import write_card
 from worker.trainer.data import Encoded, encode_file
@@ -53,7 +54,7 @@ def train(run: RunDir, stop: threading.Event) -> None:
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
     step = int(trainer.state.global_step)
-    if stop.is_set() and step < trainer.state.max_steps:
+    if reporter.stopped and step < trainer.state.max_steps:
         run.append_event(Stopped(at=time.time(), step=step))
         return
     if inputs.valid is not None and reporter.evaluated_step != step:
@@ -61,6 +62,10 @@ def train(run: RunDir, stop: threading.Event) -> None:
     if reporter.saved_step != step:
         trainer._save_checkpoint(adapted, trial=None)
         reporter.on_save(trainer.args, trainer.state, trainer.control)
+    first = distributed.is_first()
+    distributed.leave()
+    if not first:
+        return
 
     temporary = run.path / "adapter.tmp"
     export(temporary, adapted, inputs, reporter.metrics, step=step)
@@ -137,6 +142,7 @@ def _trainer(
         data_collator=DataCollatorForLanguageModeling(inputs.tokenizer.pad_token_id),
         callbacks=[reporter],
         perturbation=inputs.spec.perturbation,
+        bf16_base=inputs.precision == "bf16",
     )
     return trainer, reporter
 
