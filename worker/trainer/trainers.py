@@ -131,9 +131,7 @@ def training_arguments(
         data_seed=spec.seed,
         bf16=bf16 and sharded is None,
         deepspeed=sharded,
-        # accelerate finds gloo under DeepSpeed by its name, under DDP by its being CPU's
-        use_cpu=not on_gpu and sharded is None,
-        ddp_backend="gloo" if distributed.is_ranked() and not on_gpu else None,
+        use_cpu=not on_gpu,  # without it accelerate sees no other ranks
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
         gradient_checkpointing=asked.gradient_checkpointing,
