@@ -73,7 +73,7 @@ async def run_next(
 ) -> bool:
     """Run the best waiting job that the free devices can hold to its end; False when none waits."""
     async with connected(settings.database_url) as db:
-        claim, held = await _claim(db, worker, devices)
+        claim, held = await claim_job(db, worker, devices)
         if claim is None:
             return False
         bound = log.bind(job_id=claim.job_id, attempt=claim.attempt)
@@ -88,7 +88,9 @@ async def run_next(
         return True
 
 
-async def _claim(db: Database, worker: str, devices: DevicePool) -> tuple[Claim | None, list[str]]:
+async def claim_job(
+    db: Database, worker: str, devices: DevicePool
+) -> tuple[Claim | None, list[str]]:
     """Take a job and its devices. One thread at a time: what it saw free is free when it takes."""
     with devices.claiming:
         if not devices.free:

@@ -83,8 +83,8 @@ def _resources(asked: ResourcesIn) -> ResourcesSpec:
     """
     if asked.zero_stage == 3:
         message = (
-            "zero_stage 3 is not offered: it takes the weights apart between forwards, and LoRA-MGPO"
-            " moves them there. Use stage 2; what LoRA trains is small in every stage."
+            "zero_stage 3 is not offered: it takes the weights apart between forwards, where"
+            " LoRA-MGPO moves them. Use stage 2: what LoRA trains is small."
         )
         raise InvalidRequest(message, param="resources.zero_stage")
     if asked.offload and asked.zero_stage not in (1, 2):
@@ -120,9 +120,7 @@ def _training(
     )
 
 
-def _batch(
-    asked: int | None, asked_micro: int | None, *, rows: int, gpus: int
-) -> tuple[int, int]:
+def _batch(asked: int | None, asked_micro: int | None, *, rows: int, gpus: int) -> tuple[int, int]:
     """Return how many rows make a step, and how many of them a device takes at once."""
     batch_size = asked or math.ceil(_batch_size(rows) / gpus) * gpus
     if batch_size > rows:

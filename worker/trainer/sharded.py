@@ -1,4 +1,4 @@
-"""DeepSpeed's flat shards as MGPO needs them: whole gradients, whole momenta, one step at a time."""
+"""DeepSpeed's flat shards as MGPO needs them: gradients and momenta whole, one step at a time."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -16,8 +16,8 @@ BUCKET = 1 << 24  # elements; what LoRA trains rarely fills one, and DeepSpeed a
 class ZeroOptimizer(Protocol):
     """What is read of DeepSpeed's optimizer of stages 1 and 2, by group of parameters.
 
-    A group's parameters lie end to end, in this order, in a flat tensor, of which each rank keeps an
-    equal part.
+    A group's parameters lie end to end, in this order, in a flat tensor, of which each rank keeps
+    an equal part.
     """
 
     round_robin_bit16_groups: Sequence[Sequence[nn.Parameter]]
@@ -98,7 +98,7 @@ class WholeSteps:
         flat = mine.new_empty(mine.numel() * dist.get_world_size())
         dist.all_gather_into_tensor(flat, mine)
         sizes = [parameter.numel() for parameter in parameters]
-        pieces = flat[: sum(sizes)].split(sizes)  # what is left fills the last shard up
+        pieces = torch.split(flat[: sum(sizes)], sizes)  # what is left fills the last shard up
         return {
             parameter: piece.view_as(parameter)
             for parameter, piece in zip(parameters, pieces, strict=True)

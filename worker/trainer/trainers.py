@@ -66,7 +66,7 @@ class PerturbationMixin:
         return cast(torch.optim.Optimizer, whole), whole.momentum  # all that MGPO asks of one
 
     def autocast_smart_context_manager(self, *_: Any, **__: Any) -> AbstractContextManager[Any]:
-        """Return autocast where DeepSpeed trains; elsewhere accelerate has put it around forward."""
+        """Return autocast where DeepSpeed trains; elsewhere accelerate puts it around forward."""
         if not (self.args.deepspeed and self.bf16_base):  # type: ignore[attr-defined]  # of the Trainer
             return nullcontext()
         return torch.autocast(self.args.device.type, dtype=torch.bfloat16)  # type: ignore[attr-defined]  # of the Trainer
