@@ -21,9 +21,9 @@ class Asked(BaseModel):
 class Hyperparameters(Asked):
     """OpenAI's three; "auto" is resolved at submit."""
 
-    batch_size: Annotated[int | None, AUTO, Field(ge=1, le=4096)] = None
-    learning_rate_multiplier: Annotated[FiniteFloat | None, AUTO, Field(gt=0)] = None
-    n_epochs: Annotated[int | None, AUTO, Field(ge=1, le=1000)] = None
+    batch_size: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, AUTO] = None
+    learning_rate_multiplier: Annotated[Annotated[FiniteFloat, Field(gt=0)] | None, AUTO] = None
+    n_epochs: Annotated[Annotated[int, Field(ge=1, le=1000)] | None, AUTO] = None
 
 
 class Supervised(Asked):

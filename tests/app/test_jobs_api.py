@@ -35,6 +35,16 @@ def test_the_old_top_level_hyperparameters_work(http: httpx.Client, training_fil
     assert job["progress"]["total_steps"] == 4
 
 
+def test_the_word_auto_is_the_same_as_nothing(http: httpx.Client, training_file: str):
+    auto = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
+
+    said = submit(http, training_file, hyperparameters=auto, seed=5)
+    unsaid = submit(http, training_file, seed=5)
+
+    assert said.status_code == 200, said.text
+    assert said.json()["hyperparameters"] == unsaid.json()["hyperparameters"]
+
+
 def test_alpha_follows_the_rank(http: httpx.Client, training_file: str):
     job = submit(http, training_file, peft={"r": 32}).json()
 
@@ -95,6 +105,7 @@ def test_the_gpus_of_a_job_share_its_batch(
         hyperparameters={"batch_size": asked or "auto"},
     )
 
+    assert answer.status_code == 200, answer.text
     job = answer.json()
     assert job["training"]["batch_size"] == batch and job["training"]["micro_batch_size"] == micro
     assert job["resources"] == {"gpus": gpus, "zero_stage": 1, "offload": None}
