@@ -47,7 +47,7 @@ def up_command(
         list[str] | None,
         typer.Option(help="A hub id to offer, org/name or org/name@revision; repeatable."),
     ] = None,
-    gpus: Annotated[str, typer.Option(help="auto, cpu, or indices such as 0,1.")] = "auto",
+    gpus: Annotated[str, typer.Option(help="auto, cpu, cpu,cpu or indices such as 0,1.")] = "auto",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line {url, api_key} once ready.")
     ] = False,
@@ -66,9 +66,12 @@ def up_command(
 
 @main.command("worker")
 def worker_command(
-    gpus: Annotated[str, typer.Option(help="auto, cpu, or indices such as 0,1.")] = "auto",
+    gpus: Annotated[
+        str,
+        typer.Option(help="auto, cpu, cpu,cpu or indices such as 0,1.", envvar="BASIN_DEVICES"),
+    ] = "auto",
 ) -> None:
-    """Run a worker in this terminal: one job at a time on each device."""
+    """Run a worker in this terminal; each of its devices is one run's at a time."""
     environment = inherited_environment() | {"BASIN_DEVICES": gpus}
     command = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"]
     os.execve(sys.executable, [*command, "--loglevel", "INFO"], environment)  # noqa: S606  argv, no shell

@@ -20,7 +20,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default=Path(".basin"), description="run folders of a worker")
     models_dir: Path | None = Field(default=None, description="folder of base models")
     hub_models: str = Field(default="", description="comma-separated hub ids, org/name[@revision]")
-    devices: str = Field(default="auto", description="auto, cpu, or GPU indices such as 0,1")
+    devices: str = Field(default="auto", description="auto, cpu, cpu,cpu or GPU indices: 0,1")
 
     @cached_property
     def hub_revisions(self) -> dict[str, str | None]:

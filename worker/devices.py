@@ -1,33 +1,42 @@
-"""The devices of this worker: one run each."""
+"""The devices of this worker: a run holds as many as it asked for, all or none."""
 
 import re
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+
+_SETTING = re.compile(r"cpu(,cpu)*|\d+(,\d+)*")
 
 
 def named_devices(setting: str) -> list[str]:
-    """Return the devices a worker uses: GPU indices, or one CPU slot.
+    """Return the devices a worker uses: GPU indices, or one slot for each cpu.
 
     Raises:
-        ValueError: neither auto, cpu, nor indices such as 0,1.
+        ValueError: neither auto, cpu, cpu,cpu, nor indices such as 0,1; or one index twice.
     """
     if setting == "auto":
         found = sorted(
             path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")
         )
         return found or ["cpu"]
-    if setting == "cpu":
-        return ["cpu"]
-    if not re.fullmatch(r"\d+(,\d+)*", setting):
-        raise ValueError(f"devices {setting!r}: say auto, cpu, or GPU indices such as 0,1")
-    return setting.split(",")
+    devices = setting.split(",")
+    twice = "cpu" not in devices and len(set(devices)) < len(devices)
+    if twice or not _SETTING.fullmatch(setting):
+        raise ValueError(
+            f"devices {setting!r}: say auto, cpu, cpu,cpu for two slots, or GPU indices such as 0,1"
+        )
+    return devices
 
 
 class DevicePool:
-    """Hands each device to one run at a time; threads share it."""
+    """Hands devices to runs; threads share it.
 
-    def __init__(self, devices: list[str]) -> None:
+    Hold `claiming` while looking for a job: devices may come free meanwhile, but none is taken.
+    """
+
+    def __init__(self, devices: Sequence[str]) -> None:
         self.all = tuple(devices)
+        self.claiming = threading.Lock()
         self._free = list(devices)
         self._lock = threading.Lock()
 
@@ -35,10 +44,14 @@ class DevicePool:
     def free(self) -> int:
         return len(self._free)
 
-    def take(self) -> str | None:
+    def take(self, count: int) -> list[str]:
+        """Take so many devices, the lowest first, or none when there are fewer."""
         with self._lock:
-            return self._free.pop() if self._free else None
+            if count > len(self._free):
+                return []
+            taken, self._free = self._free[:count], self._free[count:]
+            return taken
 
-    def give_back(self, device: str) -> None:
+    def give_back(self, devices: Sequence[str]) -> None:
         with self._lock:
-            self._free.append(device)
+            self._free = sorted([*self._free, *devices])

@@ -1,13 +1,18 @@
-"""Starts a run as a process group of its own, and ends the whole group."""
+"""Starts a run, in one process or in one a device, and ends whatever it started."""
 
 import asyncio
 import os
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
+
+from app.jobs.spec import ResourcesSpec
+from worker.leash import OWN_PID
 
 INHERITED = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV",
@@ -15,19 +20,28 @@ INHERITED = (
 )  # fmt: skip
 
 
-def train_command(run: Path) -> list[str]:
-    """Return the argv of a run on one device."""
+def train_command(run: Path, resources: ResourcesSpec) -> list[str]:
+    """Return the argv of a run: one process, or torchrun and a rank on each device.
+
+    Every process is on a leash: the ranks on torchrun's, which is on ours.
+    """
     python = [sys.executable, "-m"]
-    return [*python, "worker.leash", str(os.getpid()), *python, "worker.trainer", str(run)]
+    leash = [*python, "worker.leash"]
+    trainer = [*python, "worker.trainer", str(run)]
+    if not resources.ranked:
+        return [*leash, str(os.getpid()), *trainer]
+    torchrun = [*python, "torch.distributed.run", "--standalone", "--no-python"]
+    ranks = [*torchrun, "--nproc-per-node", str(resources.gpus), *leash, OWN_PID, *trainer]
+    return [*leash, str(os.getpid()), *ranks]
 
 
 def train_environment(
-    inherited: Mapping[str, str], *, device: str, offline: bool
+    inherited: Mapping[str, str], *, devices: Sequence[str], offline: bool
 ) -> dict[str, str]:
     """Return a run's environment: what it needs to compute, no setting or secret of the service."""
     environment = {name: inherited[name] for name in INHERITED if name in inherited}
     environment |= {
-        "CUDA_VISIBLE_DEVICES": "" if device == "cpu" else device,
+        "CUDA_VISIBLE_DEVICES": ",".join(device for device in devices if device != "cpu"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -35,6 +49,8 @@ def train_environment(
         # cuBLAS is deterministic only with a fixed workspace
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
+    if len(devices) > 1:
+        environment.setdefault("OMP_NUM_THREADS", "1")  # else torchrun says so, aloud
     if offline:
         environment["HF_HUB_OFFLINE"] = "1"
     return environment
@@ -54,13 +70,24 @@ async def launch(command: list[str], *, environment: Mapping[str, str], log: Pat
 
 
 def ask(process: Process) -> None:
-    """Ask a run to save a checkpoint after its current step and stop."""
+    """Ask a run to save a checkpoint after its current step and stop; torchrun asks its ranks."""
     if process.returncode is None:
         process.send_signal(signal.SIGTERM)
 
 
 async def kill(process: Process) -> None:
-    """End the run and whatever it started: its whole process group."""
+    """End the run and whatever it started.
+
+    torchrun gives each rank a session of its own: whoever descends from the run is listed before
+    the run's group is killed, while it can be found.
+    """
+    try:
+        descendants = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        descendants = []
     with suppress(ProcessLookupError):  # it has ended, and its group with it
         os.killpg(process.pid, signal.SIGKILL)
+    for descendant in descendants:
+        with suppress(psutil.NoSuchProcess):
+            descendant.kill()
     await process.wait()

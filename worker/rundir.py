@@ -26,17 +26,20 @@ class RunDir:
     spec.json, placement.json, train.jsonl, valid.jsonl and source/ (an adapter to go on from) are
     written by the supervisor first;
     events.jsonl and log.txt grow while the run lives; checkpoints/ is what the run resumes from;
-    exports/step-N/ and adapter/ appear complete, by rename.
+    exports/step-N/ and adapter/ appear complete, by rename. failure is there once a rank of several
+    has failed. A `quiet` one says nothing: of several ranks the first one speaks for all.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, quiet: bool = False) -> None:
         self.path = path
+        self.quiet = quiet
         self.spec = path / "spec.json"
         self.placement = path / "placement.json"
         self.train = path / "train.jsonl"
         self.valid = path / "valid.jsonl"
         self.source = path / "source"
         self.events = path / "events.jsonl"
+        self.failure = path / "failure"
         self.log = path / "log.txt"
         self.checkpoints = path / "checkpoints"
         self.exports = path / "exports"
@@ -50,6 +53,18 @@ class RunDir:
 
     def append_event(self, event: TrainEvent) -> None:
         """Add one line; a single write of a short line is never seen half by `EventTail`."""
+        if not self.quiet:
+            self._append(event)
+
+    def append_first_failure(self, event: TrainEvent) -> None:
+        """Add the line of the first rank that fails; the others fail because it did."""
+        try:
+            self.failure.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        self._append(event)
+
+    def _append(self, event: TrainEvent) -> None:
         with self.events.open("ab") as file:
             file.write(event.model_dump_json().encode() + b"\n")
 

@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,10 +22,11 @@ from app.errors import ModelNotFound
 from app.files import service as files
 from app.jobs import lease, sources
 from app.jobs.lease import Claim, Failure, LeaseLostError
-from app.jobs.spec import CheckpointSaved, Finished, TrainEvent
+from app.jobs.spec import CheckpointSaved, Failed, Finished, TrainEvent
 from app.models import catalog
 from app.settings import Settings
 from worker import archive, launcher
+from worker.devices import DevicePool
 from worker.outcome import Cancelled, FailedRun, Interrupted, Outcome, Succeeded, outcome
 from worker.rundir import LineTail, Placement, RunDir, parse_events, write_atomic
 
@@ -33,6 +34,7 @@ log = structlog.get_logger()
 
 RELAY_S = 1.0
 STOP_GRACE_S = 30.0
+FAILED_GRACE_S = 5.0  # ranks may hang, waiting for the one that failed
 GIVE_UP_S = lease.LEASE_S * 2 / 3
 RESULT_COLUMNS = {
     "train_loss": "train_loss",
@@ -66,27 +68,40 @@ async def run_next(
     environment: Mapping[str, str],
     *,
     worker: str,
-    device: str,
+    devices: DevicePool,
     shutdown: threading.Event,
 ) -> bool:
-    """Run the best waiting job to its end; False when none waits."""
+    """Run the best waiting job that the free devices can hold to its end; False when none waits."""
     async with connected(settings.database_url) as db:
-        async with db.transaction() as tx:
-            claim = await lease.claim(tx, worker, devices=1)
+        claim, held = await claim_job(db, worker, devices)
         if claim is None:
             return False
         bound = log.bind(job_id=claim.job_id, attempt=claim.attempt)
-        bound.info("job.claimed", device=device)
+        bound.info("job.claimed", devices=held)
         run = Run(db, claim, RunDir(_runs(settings) / claim.job_id), shutdown)
         try:
-            await _run(run, settings, environment, device=device)
+            await _run(run, settings, environment, devices=held)
         except LeaseLostError:
             bound.warning("job.lease_lost")
+        finally:
+            devices.give_back(held)
         return True
 
 
+async def claim_job(
+    db: Database, worker: str, devices: DevicePool
+) -> tuple[Claim | None, list[str]]:
+    """Take a job and its devices. One thread at a time: what it saw free is free when it takes."""
+    with devices.claiming:
+        if not devices.free:
+            return None, []
+        async with db.transaction() as tx:
+            claim = await lease.claim(tx, worker, devices=devices.free)
+        return claim, devices.take(claim.spec.resources.gpus) if claim else []
+
+
 async def _run(
-    run: Run, settings: Settings, environment: Mapping[str, str], *, device: str
+    run: Run, settings: Settings, environment: Mapping[str, str], *, devices: Sequence[str]
 ) -> None:
     try:
         placement = await _prepare(run, settings)
@@ -94,9 +109,9 @@ async def _run(
         await _finish(run, FailedRun(Failure("base_model_unreadable", error.message, error.param)))
         return
     process = await launcher.launch(
-        launcher.train_command(run.folder.path),
+        launcher.train_command(run.folder.path, run.claim.spec.resources),
         environment=launcher.train_environment(
-            environment, device=device, offline=placement.source == "folder"
+            environment, devices=devices, offline=placement.source == "folder"
         ),
         log=run.folder.log,
     )
@@ -111,7 +126,7 @@ async def _prepare(run: Run, settings: Settings) -> Placement:
     """Write the run folder; what an earlier attempt left to resume from stays."""
     folder, claim = run.folder, run.claim
     folder.path.mkdir(parents=True, exist_ok=True)
-    for stale in (folder.events, folder.log):
+    for stale in (folder.events, folder.failure, folder.log):
         stale.unlink(missing_ok=True)
     base = catalog.find(claim.spec.base_model, settings.models_dir, settings.hub_revisions)
     placement = Placement(source=base.source, location=base.location, revision=base.revision)
@@ -149,6 +164,8 @@ async def _watch(run: Run, process: Process) -> int:
         if run.stop and deadline is None:
             deadline = time.monotonic() + (0 if run.stop == "cancel" else STOP_GRACE_S)
             launcher.ask(process)
+        if isinstance(run.last, Failed) and deadline is None:
+            deadline = time.monotonic() + FAILED_GRACE_S
         if deadline is not None and time.monotonic() >= deadline:
             await launcher.kill(process)
     await _relay(run)

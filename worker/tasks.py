@@ -17,14 +17,8 @@ def train_waiting(
     devices: DevicePool,
     shutdown: threading.Event,
 ) -> None:
-    """Run waiting jobs on a free device until none waits; return at once when none is free."""
-    device = devices.take()
-    if device is None:
-        return
-    try:
-        while not shutdown.is_set() and asyncio.run(
-            run_next(settings, environment, worker=worker, device=device, shutdown=shutdown)
-        ):
-            pass
-    finally:
-        devices.give_back(device)
+    """Run waiting jobs until none waits that the free devices can hold."""
+    while not shutdown.is_set() and asyncio.run(
+        run_next(settings, environment, worker=worker, devices=devices, shutdown=shutdown)
+    ):
+        pass

@@ -34,12 +34,24 @@ def check_asked(body: CreateJob) -> None:
         )
 
 
+NO_SHARDS: dict[PeftMethod, str] = {
+    "adalora": "AdaLoRA weighs each gradient right after the step, when DeepSpeed has freed it",
+    "lora_pro": "LoRA-Pro projects a module's gradients, which DeepSpeed has cut into flat shards",
+}
+
+
 def check_resolved(spec: TrainSpec) -> None:
     """Refuse what does not work together.
 
     Raises:
         InvalidRequest: the message says why; the parameter is named.
     """
+    sharding = NO_SHARDS.get(spec.peft.method)
+    if sharding and spec.resources.zero_stage is not None:
+        raise InvalidRequest(
+            f"{spec.peft.method} does not go with zero_stage: {sharding}. Leave zero_stage out.",
+            param="resources.zero_stage",
+        )
     reason = NO_PLAIN_FACTORS.get(spec.peft.method)
     if reason and spec.perturbation.type in ("random", "ggpo"):
         raise InvalidRequest(

@@ -11,6 +11,7 @@ from app.jobs.schemas import (
     Hyperparameters,
     PeftIn,
     PerturbationIn,
+    ResourcesIn,
     TrainingIn,
 )
 from app.jobs.spec import (
@@ -47,7 +48,8 @@ def resolve(body: CreateJob, facts: Facts, *, seed: int) -> TrainSpec:
         InvalidRequest: values that contradict each other.
     """
     hyperparameters = body.chosen_hyperparameters()
-    training = _training(hyperparameters, body.training, facts)
+    resources = _resources(body.resources)
+    training = _training(hyperparameters, body.training, facts, gpus=resources.gpus)
     spec = TrainSpec(
         version=1,
         job_id=facts.job_id,
@@ -58,7 +60,7 @@ def resolve(body: CreateJob, facts: Facts, *, seed: int) -> TrainSpec:
         perturbation=_perturbation(body.perturbation),
         training=training,
         evaluation=EvaluationSpec.model_validate(body.evaluation.model_dump()),
-        resources=ResourcesSpec(gpus=body.resources.gpus, zero_stage=body.resources.zero_stage),
+        resources=resources,
         data=facts.data,
         total_steps=training.max_steps
         or _steps_per_epoch(facts, training.batch_size) * training.n_epochs,
@@ -105,16 +107,30 @@ def _perturbation(asked: PerturbationIn) -> PerturbationSpec:
     return PerturbationSpec(**asked.model_dump())
 
 
-def _training(asked: Hyperparameters, extra: TrainingIn, facts: Facts) -> TrainingSpec:
+def _resources(asked: ResourcesIn) -> ResourcesSpec:
+    """Refuse what cannot work.
+
+    ZeRO-3 is refused, not merely discouraged: it shares out the weights themselves, and a factor
+    above stage3_param_persistence_threshold is empty between forwards, where MGPO moves and
+    restores it in place. The move would be lost without an error.
+    """
+    if asked.zero_stage == 3:
+        message = (
+            "zero_stage 3 is not offered: it takes the weights apart between forwards, where"
+            " LoRA-MGPO moves them. Use stage 2: what LoRA trains is small."
+        )
+        raise InvalidRequest(message, param="resources.zero_stage")
+    if asked.offload and asked.zero_stage not in (1, 2):
+        message = "offload moves DeepSpeed's share of the optimizer: set zero_stage to 1 or 2."
+        raise InvalidRequest(message, param="resources.offload")
+    return ResourcesSpec(gpus=asked.gpus, zero_stage=asked.zero_stage, offload=asked.offload)
+
+
+def _training(
+    asked: Hyperparameters, extra: TrainingIn, facts: Facts, *, gpus: int
+) -> TrainingSpec:
     rows = facts.data.train_rows
-    batch_size = asked.batch_size or _batch_size(rows)
-    if batch_size > rows:
-        message = f"batch_size {batch_size} is more than the {rows} examples of the file."
-        raise InvalidRequest(message, param="hyperparameters.batch_size")
-    micro = extra.micro_batch_size or _largest_divisor(batch_size, limit=MICRO_BATCH_SIZE)
-    if batch_size % micro:
-        message = f"micro_batch_size {micro} does not divide batch_size {batch_size}."
-        raise InvalidRequest(message, param="training.micro_batch_size")
+    batch_size, micro = _batch(asked.batch_size, extra.micro_batch_size, rows=rows, gpus=gpus)
     epoch = _steps_per_epoch(facts, batch_size)
     n_epochs = asked.n_epochs or _n_epochs(rows)
     total = extra.max_steps or epoch * n_epochs
@@ -140,6 +156,24 @@ def _training(asked: Hyperparameters, extra: TrainingIn, facts: Facts) -> Traini
 
 def _early_stopping(asked: EarlyStoppingIn | None) -> EarlyStoppingSpec | None:
     return EarlyStoppingSpec(**asked.model_dump()) if asked else None
+
+
+def _batch(asked: int | None, asked_micro: int | None, *, rows: int, gpus: int) -> tuple[int, int]:
+    """Return how many rows make a step, and how many of them a device takes at once."""
+    batch_size = asked or math.ceil(_batch_size(rows) / gpus) * gpus
+    if batch_size > rows:
+        message = f"batch_size {batch_size} is more than the {rows} examples of the file."
+        raise InvalidRequest(message, param="hyperparameters.batch_size")
+    if batch_size % gpus:
+        message = f"{gpus} gpus do not share batch_size {batch_size} evenly; choose a multiple."
+        raise InvalidRequest(message, param="hyperparameters.batch_size")
+    share = batch_size // gpus
+    micro = asked_micro or _largest_divisor(share, limit=MICRO_BATCH_SIZE)
+    if share % micro:
+        each = f", of which each of {gpus} gpus takes {share}" if gpus > 1 else ""
+        message = f"micro_batch_size {micro} does not divide batch_size {batch_size}{each}."
+        raise InvalidRequest(message, param="training.micro_batch_size")
+    return batch_size, micro
 
 
 def _batch_size(rows: int) -> int:

@@ -21,9 +21,9 @@ class Asked(BaseModel):
 class Hyperparameters(Asked):
     """OpenAI's three; "auto" is resolved at submit."""
 
-    batch_size: Annotated[int | None, AUTO, Field(ge=1, le=4096)] = None
-    learning_rate_multiplier: Annotated[FiniteFloat | None, AUTO, Field(gt=0)] = None
-    n_epochs: Annotated[int | None, AUTO, Field(ge=1, le=1000)] = None
+    batch_size: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, AUTO] = None
+    learning_rate_multiplier: Annotated[Annotated[FiniteFloat, Field(gt=0)] | None, AUTO] = None
+    n_epochs: Annotated[Annotated[int, Field(ge=1, le=1000)] | None, AUTO] = None
 
 
 class Supervised(Asked):
@@ -110,10 +110,15 @@ class TrainingIn(Asked):
 
 
 class ResourcesIn(Asked):
-    """One device; more come with the launchers for them."""
+    """How many devices of one worker, and what they share out among them.
 
-    gpus: Literal[1] = 1
-    zero_stage: Literal[0] = 0
+    zero_stage null is data parallelism; a number is DeepSpeed with that ZeRO stage. offload
+    "optimizer" keeps the optimizer's state in the machine's memory.
+    """
+
+    gpus: int = Field(default=1, ge=1, le=64)
+    zero_stage: Literal[0, 1, 2, 3] | None = None
+    offload: Literal["optimizer"] | None = None
 
 
 class CreateJob(Asked):

@@ -97,7 +97,18 @@ class ResourcesSpec(Frozen):
     """What the run occupies while it trains."""
 
     gpus: int = Field(ge=1)
-    zero_stage: Literal[0]
+    zero_stage: Literal[0, 1, 2] | None
+    offload: Literal["optimizer"] | None = None
+
+    @property
+    def sharded(self) -> bool:
+        """Whether DeepSpeed trains; stage 0 on one device has nothing to share out."""
+        return self.zero_stage is not None and (self.gpus, self.zero_stage) != (1, 0)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the run is one rank or more under torchrun, not a process by itself."""
+        return self.gpus > 1 or self.sharded
 
 
 class DataSpec(Frozen):

@@ -35,6 +35,16 @@ def test_the_old_top_level_hyperparameters_work(http: httpx.Client, training_fil
     assert job["progress"]["total_steps"] == 4
 
 
+def test_the_word_auto_is_the_same_as_nothing(http: httpx.Client, training_file: str):
+    auto = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
+
+    said = submit(http, training_file, hyperparameters=auto, seed=5)
+    unsaid = submit(http, training_file, seed=5)
+
+    assert said.status_code == 200, said.text
+    assert said.json()["hyperparameters"] == unsaid.json()["hyperparameters"]
+
+
 def test_alpha_follows_the_rank(http: httpx.Client, training_file: str):
     job = submit(http, training_file, peft={"r": 32}).json()
 
@@ -49,7 +59,18 @@ def test_alpha_follows_the_rank(http: httpx.Client, training_file: str):
         ({"perturbation": {"type": "magic"}}, "perturbation.type"),
         ({"training": {"learning_rate": -1}}, "training.learning_rate"),
         ({"training": {"micro_batch_size": 3}}, "training.micro_batch_size"),
-        ({"resources": {"gpus": 2}}, "resources.gpus"),
+        ({"resources": {"gpus": 0}}, "resources.gpus"),
+        ({"resources": {"gpus": 2, "zero_stage": 3}}, "resources.zero_stage"),
+        ({"resources": {"gpus": 2, "offload": "optimizer"}}, "resources.offload"),
+        ({"resources": {"zero_stage": 0, "offload": "optimizer"}}, "resources.offload"),
+        (
+            {"resources": {"gpus": 2}, "hyperparameters": {"batch_size": 5}},
+            "hyperparameters.batch_size",
+        ),
+        (
+            {"resources": {"gpus": 2}, "training": {"micro_batch_size": 4}},
+            "training.micro_batch_size",
+        ),
         ({"method": {"type": "dpo"}}, "method.type"),
         ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs"),
         ({"hyperparameters": {"batch_size": 21}}, "hyperparameters.batch_size"),
@@ -68,6 +89,26 @@ def test_a_bad_value_is_a_400_that_names_it(
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "batch", "micro"),
+    [(2, None, 4, 2), (3, None, 6, 2), (2, 20, 20, 5), (4, 12, 12, 3)],
+)
+def test_the_gpus_of_a_job_share_its_batch(
+    http: httpx.Client, training_file: str, gpus: int, asked: int | None, batch: int, micro: int
+):
+    answer = submit(
+        http,
+        training_file,
+        resources={"gpus": gpus, "zero_stage": 1},
+        hyperparameters={"batch_size": asked or "auto"},
+    )
+
+    assert answer.status_code == 200, answer.text
+    job = answer.json()
+    assert job["training"]["batch_size"] == batch and job["training"]["micro_batch_size"] == micro
+    assert job["resources"] == {"gpus": gpus, "zero_stage": 1, "offload": None}
 
 
 def test_a_learning_rate_that_is_not_a_number_is_refused(http: httpx.Client, training_file: str):

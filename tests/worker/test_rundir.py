@@ -4,7 +4,7 @@ import math
 import tarfile
 from pathlib import Path
 
-from app.jobs.spec import StepDone, Warned
+from app.jobs.spec import Failed, StepDone, Warned
 from worker import archive
 from worker.rundir import LineTail, RunDir, parse_events, write_atomic
 
@@ -19,6 +19,17 @@ def test_an_event_survives_the_way_through_the_file(tmp_path: Path):
         run.append_event(event)
 
     assert list(parse_events(LineTail(run.events).read())) == said
+
+
+def test_of_several_ranks_the_first_speaks_and_the_first_to_fail_says_why(tmp_path: Path):
+    first, second = RunDir(tmp_path), RunDir(tmp_path, quiet=True)
+    reason, echo = (Failed(at=1, code=code, message="m") for code in ("oom", "peer_gone"))
+
+    second.append_event(Warned(at=1, code="x", message="m"))
+    second.append_first_failure(reason)
+    first.append_first_failure(echo)
+
+    assert list(parse_events(LineTail(first.events).read())) == [reason]
 
 
 def test_half_a_line_is_not_read_until_it_is_whole(tmp_path: Path):

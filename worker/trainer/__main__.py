@@ -1,4 +1,4 @@
-"""`python -m worker.trainer RUN_DIR`: one process, one run."""
+"""`python -m worker.trainer RUN_DIR`: one run, or one rank of it."""
 
 import signal
 import sys
@@ -7,21 +7,26 @@ import traceback
 from pathlib import Path
 
 from worker.rundir import RunDir
+from worker.trainer import distributed
 from worker.trainer.faults import explain
 from worker.trainer.recipe import train
 
 
 def main() -> int:
     """Train the run; a failure is an event for the user and a traceback in the log."""
-    run = RunDir(Path(sys.argv[1]))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    distributed.join()
+    ranked = distributed.is_ranked()
+    run = RunDir(Path(sys.argv[1]), quiet=not distributed.is_first())
     try:
         train(run, stop)
     except Exception as error:  # noqa: BLE001  the run's edge: whatever it is, the user is told
         traceback.print_exception(error)
-        run.append_event(explain(error))
+        say = run.append_first_failure if ranked else run.append_event
+        say(explain(error))
         return 1
+    distributed.leave()
     return 0
 
 

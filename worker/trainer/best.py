@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from app.jobs.spec import EarlyStoppingSpec
+from worker.trainer import distributed
 
 NOTES = "best.json"
 
@@ -36,8 +37,9 @@ class Best(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             return
         if metrics["eval_loss"] < self.loss - self._asked.min_delta:
             self.loss, self.step, self._waited = metrics["eval_loss"], state.global_step, 0
-            self.folder.mkdir(exist_ok=True)
-            self._keep(self.folder)
+            if distributed.is_first():
+                self.folder.mkdir(exist_ok=True)
+                self._keep(self.folder)
         else:
             self._waited += 1
         if self._waited >= self._asked.patience:
@@ -55,4 +57,5 @@ class Best(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if saved.exists():
             notes = json.loads((saved / NOTES).read_bytes())
             self.loss, self.step, self._waited = notes["loss"], notes["step"], notes["waited"]
-            shutil.copytree(saved, self.folder, dirs_exist_ok=True)
+            if distributed.is_first():
+                shutil.copytree(saved, self.folder, dirs_exist_ok=True)

@@ -15,7 +15,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from app.jobs.spec import Finished, Started, Stopped, TrainSpec, Warned
 from worker.rundir import Placement, RunDir
-from worker.trainer import methods, versions
+from worker.trainer import distributed, methods, versions
 from worker.trainer import model as models
 from worker.trainer.best import Best
 from worker.trainer.card import write_card
@@ -61,7 +61,7 @@ def train(run: RunDir, stop: threading.Event) -> None:
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
     step = int(trainer.state.global_step)
-    if stop.is_set() and step < trainer.state.max_steps:
+    if reporter.stopped and step < trainer.state.max_steps:
         run.append_event(Stopped(at=time.time(), step=step))
         return
     if inputs.valid is not None and reporter.evaluated_step != step:
@@ -69,6 +69,10 @@ def train(run: RunDir, stop: threading.Event) -> None:
     if reporter.saved_step != step:
         trainer._save_checkpoint(adapted, trial=None)
         reporter.on_save(trainer.args, trainer.state, trainer.control)
+    first = distributed.is_first()
+    distributed.leave()
+    if not first:
+        return
 
     if trainer.best is not None:
         _take_best(run, trainer.best, attached, reporter)
@@ -178,6 +182,7 @@ def _trainer(
         data_collator=DataCollatorForLanguageModeling(inputs.tokenizer.pad_token_id),
         callbacks=[*attached.callbacks(), *([best] if best else []), reporter],
         perturbation=inputs.spec.perturbation,
+        bf16_base=inputs.precision == "bf16",
     )
     return trainer, reporter
 

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from app.jobs.spec import CheckpointSaved, EvalDone, StepDone
 from worker.optim.mgpo import MGPO
 from worker.rundir import RunDir
+from worker.trainer import distributed
 from worker.trainer.faults import diverged
 
 RENAMED = {
@@ -43,6 +44,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self.run = run
         self.metrics: dict[str, float] = {}
         self.saved_step = self.evaluated_step = -1
+        self.stopped = False
         self._stop = stop
         self._export = export
         self._mgpo = mgpo
@@ -55,7 +57,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self._tokens = int(state.num_input_tokens_seen)
 
     def on_step_end(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:
-        if self._stop.is_set():
+        self.stopped = distributed.agree(self._stop.is_set())
+        if self.stopped:
             control.should_save = True
             control.should_training_stop = True
 
@@ -75,9 +78,11 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
 
     def on_save(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         step = int(state.global_step)
+        self.saved_step = step
+        if not distributed.is_first():
+            return
         folder = self.run.exports / f"step-{step}"
         self._export(folder, self.metrics)
-        self.saved_step = step
         self.run.append_event(
             CheckpointSaved(
                 at=time.time(),

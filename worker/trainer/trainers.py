@@ -1,9 +1,9 @@
 """TRL's trainer with the perturbation mixed in, and checkpoints that resume bit for bit."""
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,12 +11,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
 from app.jobs.spec import PerturbationSpec, SharpnessSpec, TrainSpec
-from worker.optim.mgpo import MGPO
+from worker.optim.mgpo import MGPO, Momentum
 from worker.optim.sharpness import Sharpness, sharpness
 from worker.rundir import RunDir
-from worker.trainer import versions
+from worker.trainer import distributed, versions
 from worker.trainer.best import Best
 from worker.trainer.methods import Attached
+from worker.trainer.sharded import WholeSteps, ZeroOptimizer, deepspeed_config
 
 PERTURBATION_FILE = "perturbation.safetensors"
 SHARPNESS_SEED = 0  # not the run's: runs of other seeds are measured alike
@@ -35,12 +36,14 @@ class PerturbationMixin:
         perturbation: PerturbationSpec,
         best: Best | None,
         sharpness: SharpnessSpec | None,
+        bf16_base: bool = False,
         **kwargs: Any,
     ) -> None:
         self.attached = attached
         self.best = best
         self.sharpness = sharpness
         self.perturbation = perturbation
+        self.bf16_base = bf16_base
         self.mgpo: MGPO | None = None
         self._micro_step = ExitStack()
         super().__init__(*args, **kwargs)
@@ -55,17 +58,40 @@ class PerturbationMixin:
             self.attached.follow(optimizer)
         if self.mgpo is None and self.perturbation.type == "mgpo":
             asked = self.perturbation
+            steps, momentum = self._steps(optimizer)
             self.mgpo = MGPO(
                 self.attached.modules(),
-                optimizer,
+                steps,
                 rho=asked.rho,
                 beta=asked.beta,
                 mu=asked.mu,
                 norm=asked.norm,
                 apn=asked.apn,
                 start_step=asked.start_step,
+                momentum=momentum,
             )
         return optimizer
+
+    def _steps(
+        self, optimizer: torch.optim.Optimizer
+    ) -> tuple[torch.optim.Optimizer, Momentum | None]:
+        """Return whose steps the perturbation follows, and where it finds the momentum.
+
+        DeepSpeed steps inside the backward: there the weights are put back right before.
+        """
+        if not self.args.deepspeed:  # type: ignore[attr-defined]  # of the Trainer
+            return optimizer, None
+        optimizer.register_step_pre_hook(lambda *_: self._micro_step.close())
+        if self.args.deepspeed["zero_optimization"]["stage"] == 0:  # type: ignore[attr-defined]  # of the Trainer
+            return optimizer, None
+        whole = WholeSteps(optimizer, lambda: cast(ZeroOptimizer, self.deepspeed.optimizer))  # type: ignore[attr-defined]  # of the Trainer
+        return cast(torch.optim.Optimizer, whole), whole.momentum  # all that MGPO asks of one
+
+    def autocast_smart_context_manager(self, *_: Any, **__: Any) -> AbstractContextManager[Any]:
+        """Return autocast where DeepSpeed trains; elsewhere accelerate puts it around forward."""
+        if not (self.args.deepspeed and self.bf16_base):  # type: ignore[attr-defined]  # of the Trainer
+            return nullcontext()
+        return torch.autocast(self.args.device.type, dtype=torch.bfloat16)  # type: ignore[attr-defined]  # of the Trainer
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Perturb while training; `training_step` takes it back after the backward."""
@@ -111,23 +137,26 @@ class PerturbationMixin:
 
     def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
         self.attached.load_state(Path(checkpoint))
-        if self.best is not None:
-            self.best.load_state(Path(checkpoint))
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]  # of the Trainer
         step = self.state.global_step  # type: ignore[attr-defined]  # of the Trainer
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"  # type: ignore[attr-defined]  # of the Trainer
-        self.attached.save_state(folder)
-        if self.best is not None:
-            self.best.save_state(folder)
-        if self.mgpo is not None:
-            save_file(self.mgpo.state_dict(), folder / PERTURBATION_FILE)
-        versions.write(folder)
-        (folder / COMPLETE).touch()
+        if distributed.is_first():
+            self.attached.save_state(folder)
+            if self.best is not None:
+                self.best.save_state(folder)
+            if self.mgpo is not None:
+                save_file(self.mgpo.state_dict(), folder / PERTURBATION_FILE)
+            versions.write(folder)
+        distributed.wait_for_all()  # each rank saves its own part
+        if distributed.is_first():
+            (folder / COMPLETE).touch()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]  # of the Trainer
+        if checkpoint and self.best is not None:
+            self.best.load_state(Path(checkpoint))
         if checkpoint and self.mgpo is not None:
             self.mgpo.load_state_dict(load_file(Path(checkpoint) / PERTURBATION_FILE))
 
@@ -151,11 +180,14 @@ def training_arguments(
 ) -> SFTConfig:
     """Return the spec in the Trainer's words."""
     asked = spec.training
+    share = asked.batch_size // spec.resources.gpus
+    sharded = deepspeed_config(spec.resources, asked)
+    on_gpu = torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(run.checkpoints),
         per_device_train_batch_size=asked.micro_batch_size,
         per_device_eval_batch_size=asked.micro_batch_size,
-        gradient_accumulation_steps=asked.batch_size // asked.micro_batch_size,
+        gradient_accumulation_steps=share // asked.micro_batch_size,
         num_train_epochs=asked.n_epochs,
         max_steps=asked.max_steps or -1,
         learning_rate=asked.learning_rate,
@@ -168,7 +200,11 @@ def training_arguments(
         optim="adamw_torch",
         seed=spec.seed,
         data_seed=spec.seed,
-        bf16=bf16,
+        bf16=bf16 and sharded is None,
+        deepspeed=sharded,
+        use_cpu=not on_gpu,  # without it accelerate sees no other ranks
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
         gradient_checkpointing=asked.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         eval_strategy="steps" if evaluate else "no",
@@ -183,7 +219,7 @@ def training_arguments(
         logging_first_step=True,
         include_num_input_tokens_seen="non_padding",
         prediction_loss_only=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=on_gpu,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         report_to="none",

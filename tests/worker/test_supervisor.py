@@ -1,0 +1,67 @@
+"""A worker takes the jobs that its free devices can hold."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from app.db import Database, connected
+from app.settings import ApiSettings
+from worker.devices import DevicePool
+from worker.supervisor import claim_job
+
+pytestmark = pytest.mark.usefixtures("empty_queue")
+
+
+def submit(http: httpx.Client, training_file: str, *, gpus: int) -> str:
+    body = {"model": "tiny-llama", "training_file": training_file, "resources": {"gpus": gpus}}
+    found: str = http.post("/fine_tuning/jobs", json=body).json()["id"]
+    return found
+
+
+async def test_a_job_holds_all_its_devices_or_waits(
+    db: Database, http: httpx.Client, training_file: str, empty_queue: None
+):
+    large = submit(http, training_file, gpus=2)
+    devices = DevicePool(["0", "1", "2"])
+    busy = devices.take(2)
+
+    first, held = await claim_job(db, "w1", devices)
+    assert first is None and held == [] and devices.free == 1
+    devices.give_back(busy)
+    second, held = await claim_job(db, "w1", devices)
+
+    assert second is not None and second.job_id == large
+    assert held == ["0", "1"] and devices.free == 1
+
+
+async def test_a_smaller_job_runs_where_a_larger_one_does_not_fit(
+    db: Database, http: httpx.Client, training_file: str, empty_queue: None
+):
+    submit(http, training_file, gpus=2)
+    small = submit(http, training_file, gpus=1)
+
+    claim, held = await claim_job(db, "w1", DevicePool(["0"]))
+
+    assert claim is not None and claim.job_id == small and held == ["0"]
+
+
+async def test_threads_that_claim_at_once_never_share_a_device(
+    settings: ApiSettings, http: httpx.Client, training_file: str, empty_queue: None
+):
+    for gpus in (2, 1, 2, 1, 1):
+        submit(http, training_file, gpus=gpus)
+    devices = DevicePool(["0", "1", "2", "3"])
+
+    def claim() -> list[str]:
+        async def one() -> list[str]:
+            async with connected(settings.database_url) as db:
+                return (await claim_job(db, "w1", devices))[1]
+
+        return asyncio.run(one())
+
+    held = await asyncio.gather(*(asyncio.to_thread(claim) for _ in range(6)))
+
+    taken = [device for devices in held for device in devices]
+    assert sorted(taken) == ["0", "1", "2", "3"]
+    assert sorted(map(len, held), reverse=True)[:3] == [2, 1, 1]

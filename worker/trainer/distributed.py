@@ -1,0 +1,50 @@
+"""The ranks of a run: which one this is, and what they agree on."""
+
+from typing import Any
+
+import torch
+from torch import distributed as dist
+
+_agreeing: list[Any] = []  # the group of agree(): on the CPU, so that no device waits for it
+
+
+def join() -> None:
+    """Meet the other ranks, when torchrun started this process as one of them."""
+    if not dist.is_torchelastic_launched():
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(dist.get_node_local_rank())
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    _agreeing.append(dist.new_group(backend="gloo"))
+
+
+def leave() -> None:
+    """Part from the other ranks: nothing after this may need them."""
+    if dist.is_initialized():
+        _agreeing.clear()
+        dist.destroy_process_group()
+
+
+def is_first() -> bool:
+    """Whether this rank speaks for the run."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def is_ranked() -> bool:
+    """Whether there may be other ranks."""
+    return dist.is_torchelastic_launched()
+
+
+def agree(wish: bool) -> bool:
+    """Return whether any rank wishes it; the same answer on all, who must all ask."""
+    if not _agreeing:
+        return wish
+    wishes = torch.tensor([int(wish)])
+    dist.all_reduce(wishes, op=dist.ReduceOp.MAX, group=_agreeing[0])
+    return bool(wishes.item())
+
+
+def wait_for_all() -> None:
+    """Return once every rank has come this far."""
+    agree(wish=False)
