@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from app.errors import InvalidRequest
 from app.jobs.schemas import CreateJob, Hyperparameters, PeftIn, PerturbationIn, TrainingIn
@@ -9,6 +10,7 @@ from app.jobs.spec import (
     DataSpec,
     PeftSpec,
     PerturbationSpec,
+    PerturbationType,
     ResourcesSpec,
     TrainingSpec,
     TrainSpec,
@@ -17,6 +19,22 @@ from app.jobs.spec import (
 BASE_LEARNING_RATE = 2e-4
 MAX_LENGTH = 2048
 MICRO_BATCH_SIZE = 8
+APN_CAP = 4.0
+PERTURBATIONS: dict[PerturbationType, dict[str, Any]] = {
+    "mgpo": {
+        "rho": 0.05,
+        "beta": 0.9,
+        "mu": None,
+        "norm": "module",
+        "apn": "relative",
+        "apn_cap": None,
+        "rho_schedule": "constant",
+        "start_step": 0,
+    },
+    "random": {"rho": 0.05, "start_step": 0},
+    "ggpo": {"rho": 0.03, "beta": 0.01, "start_step": 0},
+    "none": {},
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +81,22 @@ def _peft(asked: PeftIn) -> PeftSpec:
 
 
 def _perturbation(asked: PerturbationIn) -> PerturbationSpec:
-    return PerturbationSpec(**asked.model_dump())
+    """Fill in the defaults of the type, and refuse what says nothing to it."""
+    known = PERTURBATIONS[asked.type]
+    given = asked.model_dump(exclude={"type"}, exclude_none=True)
+    for name in given.keys() - known.keys():
+        fields = f"knows {', '.join(known)}" if known else "has no settings"
+        message = f"{name} says nothing to the perturbation {asked.type}, which {fields}."
+        raise InvalidRequest(message, param=f"perturbation.{name}")
+    resolved = known | given
+    if resolved.get("apn") == "paper":
+        resolved.setdefault("apn_cap", APN_CAP)
+    elif "apn_cap" in given:
+        message = (
+            f'apn_cap bounds the scale of apn "paper"; with "{resolved["apn"]}" it says nothing.'
+        )
+        raise InvalidRequest(message, param="perturbation.apn_cap")
+    return PerturbationSpec(type=asked.type, **resolved)
 
 
 def _training(asked: Hyperparameters, extra: TrainingIn, facts: Facts) -> TrainingSpec:

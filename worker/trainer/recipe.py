@@ -121,7 +121,7 @@ def _trainer(
         export(temporary, adapted, inputs, metrics, step=int(folder.name.rpartition("-")[2]))
         replace_folder(temporary, folder)
 
-    reporter = Reporter(run, stop, export=export_step, mgpo=lambda: trainer.mgpo)
+    reporter = Reporter(run, stop, export=export_step, perturbation=lambda: trainer.perturbation)
     trainer = CausalTrainer(
         model=adapted,
         args=training_arguments(
@@ -137,6 +137,7 @@ def _trainer(
         data_collator=DataCollatorForLanguageModeling(inputs.tokenizer.pad_token_id),
         callbacks=[reporter],
         perturbation=inputs.spec.perturbation,
+        total_steps=inputs.spec.total_steps,
     )
     return trainer, reporter
 

@@ -10,9 +10,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
 from app.jobs.spec import PerturbationSpec, TrainSpec
-from worker.optim.groups import lora_modules
-from worker.optim.mgpo import MGPO
 from worker.rundir import RunDir
+from worker.trainer.perturbations import Perturbation, build
 
 PERTURBATION_FILE = "perturbation.safetensors"
 COMPLETE = "complete"  # written last: a checkpoint without it was cut short
@@ -21,32 +20,31 @@ COMPLETE = "complete"  # written last: a checkpoint without it was cut short
 class PerturbationMixin:
     """Runs forward and backward at the perturbed weights; everything else sees the clean ones."""
 
-    def __init__(self, *args: Any, perturbation: PerturbationSpec, **kwargs: Any) -> None:
-        self.perturbation = perturbation
-        self.mgpo: MGPO | None = None
+    def __init__(
+        self, *args: Any, perturbation: PerturbationSpec, total_steps: int, **kwargs: Any
+    ) -> None:
+        self._asked = perturbation
+        self._total_steps = total_steps
+        self.perturbation: Perturbation | None = None
         self._micro_step = ExitStack()
         super().__init__(*args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]  # of the Trainer
-        if self.mgpo is None and self.perturbation.type == "mgpo":
-            asked = self.perturbation
-            self.mgpo = MGPO(
-                lora_modules(self.model.named_parameters()),  # type: ignore[attr-defined]  # of the Trainer
+        if self.perturbation is None:
+            self.perturbation = build(
+                self._asked,
+                self.model,  # type: ignore[attr-defined]  # of the Trainer
                 optimizer,
-                rho=asked.rho,
-                beta=asked.beta,
-                mu=asked.mu,
-                norm=asked.norm,
-                apn=asked.apn,
-                start_step=asked.start_step,
+                total_steps=self._total_steps,
+                seed=self.args.seed,  # type: ignore[attr-defined]  # of the Trainer
             )
         return optimizer
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Perturb while training; `training_step` takes it back after the backward."""
-        if self.mgpo is not None and model.training:
-            self._micro_step.enter_context(self.mgpo.perturbed())
+        if self.perturbation is not None and model.training:
+            self._micro_step.enter_context(self.perturbation.perturbed())
         return super().compute_loss(model, *args, **kwargs)  # type: ignore[misc]  # of the Trainer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -57,14 +55,14 @@ class PerturbationMixin:
         super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]  # of the Trainer
         step = self.state.global_step  # type: ignore[attr-defined]  # of the Trainer
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"  # type: ignore[attr-defined]  # of the Trainer
-        if self.mgpo is not None:
-            save_file(self.mgpo.state_dict(), folder / PERTURBATION_FILE)
+        if self.perturbation is not None:
+            save_file(self.perturbation.state_dict(), folder / PERTURBATION_FILE)
         (folder / COMPLETE).touch()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]  # of the Trainer
-        if checkpoint and self.mgpo is not None:
-            self.mgpo.load_state_dict(load_file(Path(checkpoint) / PERTURBATION_FILE))
+        if checkpoint and self.perturbation is not None:
+            self.perturbation.load_state_dict(load_file(Path(checkpoint) / PERTURBATION_FILE))
 
 
 class CausalTrainer(PerturbationMixin, SFTTrainer):  # type: ignore[misc]  # TRL is untyped
