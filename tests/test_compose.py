@@ -336,7 +336,9 @@ def test_an_image_runs_as_a_user_with_a_number_that_is_not_root(image: str):
 
 def test_only_the_worker_image_installs_what_trains():
     assert "[" not in " ".join(step.rest for step in stages("app")[0] if step.word == "RUN")
-    assert ".[train,zero]" in " ".join(step.rest for step in stages("worker")[0] if step.word == "RUN")
+    assert ".[train,zero]" in " ".join(
+        step.rest for step in stages("worker")[0] if step.word == "RUN"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from app.errors import InvalidRequest
 from app.jobs.compatible import check_resolved
@@ -20,6 +21,7 @@ from app.jobs.spec import (
     EvaluationSpec,
     PeftSpec,
     PerturbationSpec,
+    PerturbationType,
     ResourcesSpec,
     TrainingSpec,
     TrainSpec,
@@ -29,6 +31,22 @@ BASE_LEARNING_RATE = 2e-4
 MAX_LENGTH = 2048
 MICRO_BATCH_SIZE = 8
 LORA_PLUS_RATIO = 16.0
+APN_CAP = 4.0
+PERTURBATIONS: dict[PerturbationType, dict[str, Any]] = {
+    "mgpo": {
+        "rho": 0.05,
+        "beta": 0.9,
+        "mu": None,
+        "norm": "module",
+        "apn": "relative",
+        "apn_cap": None,
+        "rho_schedule": "constant",
+        "start_step": 0,
+    },
+    "random": {"rho": 0.05, "start_step": 0},
+    "ggpo": {"rho": 0.03, "beta": 0.01, "start_step": 0},
+    "none": {},
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +122,22 @@ def _going_on(source: PeftSpec, name: str | None) -> PeftSpec:
 
 
 def _perturbation(asked: PerturbationIn) -> PerturbationSpec:
-    return PerturbationSpec(**asked.model_dump())
+    """Fill in the defaults of the type, and refuse what says nothing to it."""
+    known = PERTURBATIONS[asked.type]
+    given = asked.model_dump(exclude={"type"}, exclude_none=True)
+    for name in given.keys() - known.keys():
+        fields = f"knows {', '.join(known)}" if known else "has no settings"
+        message = f"{name} says nothing to the perturbation {asked.type}, which {fields}."
+        raise InvalidRequest(message, param=f"perturbation.{name}")
+    resolved = known | given
+    if resolved.get("apn") == "paper":
+        resolved["apn_cap"] = given.get("apn_cap", APN_CAP)
+    elif "apn_cap" in given:
+        message = (
+            f'apn_cap bounds the scale of apn "paper"; with "{resolved["apn"]}" it says nothing.'
+        )
+        raise InvalidRequest(message, param="perturbation.apn_cap")
+    return PerturbationSpec(type=asked.type, **resolved)
 
 
 def _resources(asked: ResourcesIn) -> ResourcesSpec:

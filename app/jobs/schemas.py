@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
-from app.jobs.spec import PeftMethod, TrainSpec
+from app.jobs.spec import PeftMethod, PerturbationType, TrainSpec
 from app.paging import Listed
 from app.tables import Checkpoint, Job, JobEvent
 
@@ -55,15 +55,51 @@ class PeftIn(Asked):
 
 
 class PerturbationIn(Asked):
-    """LoRA-MGPO's look-ahead along the momentum; type "none" is plain LoRA."""
+    """Where the gradient is taken; null is the default of the type.
 
-    type: Literal["mgpo", "none"] = "mgpo"
-    rho: FiniteFloat = Field(default=0.05, ge=0, le=10)
-    beta: FiniteFloat = Field(default=0.9, ge=0, lt=1)
-    mu: FiniteFloat | None = Field(default=None, ge=0, lt=1)
-    norm: Literal["module", "global"] = "module"
-    apn: Literal["relative", "paper", "off"] = "relative"
-    start_step: int = Field(default=0, ge=0)
+    mgpo is LoRA-MGPO's look-ahead along the momentum, random is Flat-LoRA's noise on the merged
+    weight, ggpo is LoRA-GGPO's gradient-guided noise, none is plain LoRA.
+    """
+
+    type: PerturbationType = "mgpo"
+    rho: FiniteFloat | None = Field(
+        default=None,
+        ge=0,
+        le=10,
+        description="mgpo: ρ, the length of each module's look-ahead (0.05)."
+        " random: ρ, the noise over the norm of a weight's row, at the end of its ramp (0.05)."
+        " ggpo: σ, how much the norm of a weight's row counts in the noise (0.03).",
+    )
+    beta: FiniteFloat | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="mgpo: β of the smoothed gradient norms (0.9)."
+        " ggpo: β, how much the square of a gradient's row counts in the noise (0.01).",
+    )
+    mu: FiniteFloat | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="mgpo: μ of an own momentum; null follows AdamW's, without memory of its own.",
+    )
+    norm: Literal["module", "global"] | None = Field(
+        default=None, description="mgpo: one length for each module (default), or for all together."
+    )
+    apn: Literal["relative", "paper", "off"] | None = Field(
+        default=None,
+        description="mgpo: adaptive scale of a module: relative to the mean gradient norm (default)"
+        ", one over its own as the paper prints it, or none.",
+    )
+    apn_cap: FiniteFloat | None = Field(
+        default=None, gt=0, le=1e6, description='mgpo: the largest scale of apn "paper" (4).'
+    )
+    rho_schedule: Literal["constant", "linear", "cosine"] | None = Field(
+        default=None, description="mgpo: constant (default), or decaying to 0 over the run."
+    )
+    start_step: int | None = Field(
+        default=None, ge=0, description="How many optimizer steps go unperturbed first (0)."
+    )
 
 
 class EarlyStoppingIn(Asked):

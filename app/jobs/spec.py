@@ -39,16 +39,24 @@ class PeftSpec(Frozen):
     source: str | None = Field(alias="from")
 
 
-class PerturbationSpec(Frozen):
-    """Where the gradient is taken: LoRA-MGPO's look-ahead, or nowhere but at the weights."""
+PerturbationType = Literal["mgpo", "random", "ggpo", "none"]
 
-    type: Literal["mgpo", "none"]
-    rho: FiniteFloat = Field(ge=0)
-    beta: FiniteFloat = Field(ge=0, lt=1)
-    mu: FiniteFloat | None = Field(ge=0, lt=1)
-    norm: Literal["module", "global"]
-    apn: Literal["relative", "paper", "off"]
-    start_step: int = Field(ge=0)
+
+class PerturbationSpec(Frozen):
+    """Where the gradient is taken: at LoRA-MGPO's look-ahead, under noise, or at the weights.
+
+    What the type does not know is null.
+    """
+
+    type: PerturbationType
+    rho: FiniteFloat | None = Field(default=None, ge=0)
+    beta: FiniteFloat | None = Field(default=None, ge=0, lt=1)
+    mu: FiniteFloat | None = Field(default=None, ge=0, lt=1)
+    norm: Literal["module", "global"] | None = None
+    apn: Literal["relative", "paper", "off"] | None = None
+    apn_cap: FiniteFloat | None = Field(default=None, gt=0)
+    rho_schedule: Literal["constant", "linear", "cosine"] | None = None
+    start_step: int = Field(default=0, ge=0)
 
 
 class EarlyStoppingSpec(Frozen):

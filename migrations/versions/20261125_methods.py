@@ -17,6 +17,10 @@ def upgrade() -> None:
     op.execute(
         """
         UPDATE jobs SET spec = spec
+          || jsonb_build_object('resources', spec->'resources'
+               || '{"zero_stage": null, "offload": null}'::jsonb)
+          || jsonb_build_object('perturbation',
+               '{"apn_cap": null, "rho_schedule": "constant"}'::jsonb || (spec->'perturbation'))
           || jsonb_build_object('evaluation', '{"sharpness": null}'::jsonb)
           || jsonb_build_object('peft', '{"lr_ratio": null, "from": null}'::jsonb || (spec->'peft'))
           || jsonb_build_object(
@@ -30,6 +34,10 @@ def downgrade() -> None:
     op.execute(
         """
         UPDATE jobs SET spec = spec - 'evaluation'
+          || jsonb_build_object('resources', ((spec->'resources')
+               || '{"zero_stage": 0}'::jsonb) - 'offload')
+          || jsonb_build_object('perturbation',
+               (spec->'perturbation') - 'apn_cap' - 'rho_schedule')
           || jsonb_build_object('peft', (spec->'peft') - 'lr_ratio' - 'from')
           || jsonb_build_object('training', (spec->'training') - 'early_stopping')
         """

@@ -8,7 +8,8 @@ l a module (the LoRA factors of one linear layer).
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from functools import lru_cache, partial
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ Norm = Literal["module", "global"]
 Apn = Literal["relative", "paper", "off"]
 Rho = float | Callable[[int], float]
 Momentum = Callable[[Tensor], Tensor | None]
+T = TypeVar("T")
+
+METRICS = ("perturbation_norm_max", "perturbation_scale_mean", "perturbation_clamped_share")
 
 
 def smoothed(g_bar_L: Tensor, n_L: Tensor, *, beta: float) -> Tensor:
@@ -41,6 +45,15 @@ def adaptive_scale(g_bar_L: Tensor, *, apn: Apn, cap: float) -> Tensor:
     return ratio.clamp(RELATIVE_LOW, RELATIVE_HIGH).nan_to_num(1.0)
 
 
+def clamped(s_L: Tensor, *, apn: Apn, cap: float) -> Tensor:
+    """Return which modules' scales stand at a bound of `adaptive_scale`."""
+    if apn == "off":
+        return torch.zeros_like(s_L, dtype=torch.bool)
+    if apn == "paper":
+        return s_L >= cap
+    return (s_L <= RELATIVE_LOW) | (s_L >= RELATIVE_HIGH)
+
+
 def look_ahead_factor(v_norm_L: Tensor, s_L: Tensor, *, rho: float, norm: Norm) -> Tensor:
     """What v_l is multiplied with to give ε_l: −ρ s_l / N (eq. 6).
 
@@ -53,10 +66,15 @@ def look_ahead_factor(v_norm_L: Tensor, s_L: Tensor, *, rho: float, norm: Norm) 
 class MGPO:
     """Perturbs the parameters of `modules` inside `perturbed()`, following `optimizer`.
 
+    Holds one copy of the parameters, and a second one, of v, when mu is set. Nothing but `metrics`
+    and `state_dict` waits for the device. A step with a gradient that is not finite (an overflow)
+    is not taken into ḡ and v.
+
     Args:
-        modules: name → the parameters that share one ε_l, any shapes and float types.
+        modules: name → the parameters that share one ε_l, any shapes and float types, one device.
         optimizer: its step is hooked: gradient norms are taken before it, ε is renewed after it.
-        rho: ρ, the length of each module's ε before scaling; a number or a function of the step.
+        rho: ρ, the length of each module's ε before scaling; a number, or a function of how many
+            optimizer steps are done.
         beta: β of ḡ.
         mu: μ of an own momentum v ← μ v + g; None reads the optimizer's exp_avg.
         norm: "module" or "global"; apn: "relative", "paper" or "off"; apn_cap bounds "paper".
@@ -82,51 +100,54 @@ class MGPO:
         momentum: Momentum | None = None,
     ) -> None:
         _check(modules, rho=rho, beta=beta, mu=mu, apn_cap=apn_cap)
-        self._names = list(modules)
-        self._modules = [list(parameters) for parameters in modules.values()]
-        self._parameters = [p for parameters in self._modules for p in parameters]
-        sizes = [len(parameters) for parameters in self._modules]
+        self._parameters = [p for parameters in modules.values() for p in parameters]
+        self._exact = _exact_type(self._parameters)
+        self._widest = max(len(parameters) for parameters in modules.values())
+        sizes = tuple(len(parameters) for parameters in modules.values())
         device = self._parameters[0].device
-        exact = torch.promote_types(self._parameters[0].dtype, torch.float32)
-        self._owner_P = torch.repeat_interleave(torch.tensor(sizes)).to(device)
+        # Kept for as long as the same parameters are asked for: new ones wait for the device.
+        self._places = lru_cache(maxsize=8)(partial(_places, sizes, device))
         self._optimizer = optimizer
         self._rho, self._beta, self._mu = rho, beta, mu
         self._norm, self._apn, self._apn_cap = norm, apn, apn_cap
         self._start_step = start_step
         self._momentum = momentum or self._exp_avg
         self._step = 0
-        self._g_bar_L = torch.full((len(sizes),), torch.nan, dtype=exact, device=device)
+        self._g_bar_L = torch.full((len(sizes),), torch.nan, dtype=self._exact, device=device)
         self._own_v: list[Tensor] = []
         if mu is not None:
-            self._own_v = [torch.zeros_like(p, dtype=exact) for p in self._parameters]
+            self._own_v = [torch.zeros_like(p, dtype=self._exact) for p in self._parameters]
         self._clean: list[Tensor] = []
-        self._factors: list[Tensor] | None = None  # None: dirty, to be renewed
-        self._active: list[int] = []
+        self._factors: list[Tensor] | None = None  # −ρ s_l / N; None: dirty, to be renewed
+        self._active: list[int] = []  # which parameters have a momentum
+        self._moved: list[int] = []  # which parameters are away from their clean values
         self._inside = False
-        self._last: dict[str, Tensor] = {}
+        self._last_M: Tensor | None = None
         optimizer.register_step_pre_hook(self._before_step)
         optimizer.register_step_post_hook(self._after_step)
 
     @contextmanager
     def perturbed(self) -> Iterator[None]:
-        """Move the weights by ε; put the exact bits back at the end, also after an exception."""
+        """Move the weights by ε; put the exact bits back at the end, also after an exception.
+
+        An optimizer that steps inside finds the clean weights, too.
+        """
         assert not self._inside, "perturbed() does not nest"
-        moved = self._move()
         self._inside = True
         try:
+            self._move()
             yield
         finally:
             self._inside = False
-            self._restore(moved)
+            self._restore()
 
     def metrics(self) -> dict[str, float]:
         """Return max_l ‖ε_l‖, the mean of s_l and the share of clamped modules, of the last ε.
 
-        The only place that waits for the device.
+        Waits for the device, once.
         """
-        zero = torch.zeros(())
-        names = ("perturbation_norm_max", "perturbation_scale_mean", "perturbation_clamped_share")
-        return {name: self._last.get(name, zero).item() for name in names}
+        values = [0.0] * len(METRICS) if self._last_M is None else self._last_M.tolist()
+        return dict(zip(METRICS, values, strict=True))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what cannot be recomputed: ḡ, the step, and v when it is our own."""
@@ -143,94 +164,82 @@ class MGPO:
         """
         if state["g_bar"].shape != self._g_bar_L.shape:
             raise ValueError(
-                f"the state is of {len(state['g_bar'])} modules, not {len(self._names)}"
+                f"the state is of {len(state['g_bar'])} modules, not {len(self._g_bar_L)}"
             )
-        self._g_bar_L = state["g_bar"].to(self._g_bar_L)
+        self._g_bar_L = state["g_bar"].to(self._g_bar_L, copy=True)
         self._step = int(state["step"])
         for index, v in enumerate(self._own_v):
             v.copy_(state[f"v.{index}"])
         self._factors = None
 
     @torch.no_grad()
-    def _move(self) -> list[int]:
-        """Copy the clean weights and add ε; return which parameters moved."""
+    def _move(self) -> None:
+        """Copy the clean weights and add ε, in one pass each."""
         if self._step == 0 or self._step < self._start_step or self._rho_now() == 0:
-            return []
+            self._last_M = None
+            return
         if self._factors is None:
-            self._renew()
-        assert self._factors is not None
-        parameters = [self._parameters[index] for index in self._active]
+            self._factors = self._renew()
         if not self._clean:
             self._clean = [torch.empty_like(p) for p in self._parameters]
-        clean = [self._clean[index] for index in self._active]
-        torch._foreach_copy_(clean, parameters)
-        for parameter, index, factor in zip(parameters, self._active, self._factors, strict=True):
-            v = self._v(index)
-            assert v is not None
-            parameter.add_((v * factor).to(parameter.dtype))
-        return self._active
+        parameters = _at(self._parameters, self._active)
+        torch._foreach_copy_(_at(self._clean, self._active), parameters)
+        self._moved = self._active
+        momenta = [v for index in self._active if (v := self._v(index)) is not None]
+        _add_scaled(parameters, momenta, self._factors, exact=self._exact)
 
     @torch.no_grad()
-    def _restore(self, moved: list[int]) -> None:
-        if moved:
-            torch._foreach_copy_(
-                [self._parameters[index] for index in moved],
-                [self._clean[index] for index in moved],
-            )
+    def _restore(self) -> None:
+        """Put the clean weights back from their copy: ε cannot be subtracted without rounding."""
+        if self._moved:
+            clean = _at(self._clean, self._moved)
+            torch._foreach_copy_(_at(self._parameters, self._moved), clean)
+            self._moved = []
 
-    def _renew(self) -> None:
-        """Compute −ρ s_l / N for every parameter that has a momentum; no host synchronisation."""
+    def _renew(self) -> list[Tensor]:
+        """Return −ρ s_l / N of every parameter that has a momentum, each of shape ()."""
         momenta = [self._v(index) for index in range(len(self._parameters))]
         self._active = [index for index, v in enumerate(momenta) if v is not None]
         present = [v for v in momenta if v is not None]
         v_norm_L = self._joint_norm(present, self._active)
         s_L = adaptive_scale(self._g_bar_L, apn=self._apn, cap=self._apn_cap)
         factor_L = look_ahead_factor(v_norm_L, s_L, rho=self._rho_now(), norm=self._norm)
-        factor_P = factor_L[self._owner_P]
-        self._factors = [factor_P[index] for index in self._active]
-        self._last = {
-            "perturbation_norm_max": (factor_L.abs() * v_norm_L).max(),
-            "perturbation_scale_mean": s_L.mean(),
-            "perturbation_clamped_share": self._clamped(s_L).float().mean(),
-        }
-
-    def _clamped(self, s_L: Tensor) -> Tensor:
-        if self._apn == "paper":
-            return s_L >= self._apn_cap
-        if self._apn == "relative":
-            return (s_L <= RELATIVE_LOW) | (s_L >= RELATIVE_HIGH)
-        return torch.zeros_like(s_L)
+        clamped_L = clamped(s_L, apn=self._apn, cap=self._apn_cap)
+        self._last_M = torch.stack(
+            [(factor_L.abs() * v_norm_L).max(), s_L.mean(), clamped_L.to(s_L.dtype).mean()]
+        )
+        return list(factor_L[self._places(tuple(self._active)).owner_P].unbind())
 
     @torch.no_grad()
     def _before_step(self, *_: Any) -> None:
-        """Take ‖g_l‖ into ḡ, and g into the own momentum. The weights are clean here."""
-        assert not self._inside, "optimizer.step() inside perturbed()"
+        """Restore the weights; take ‖g_l‖ into ḡ, and g into the own momentum."""
+        self._restore()
         active = [i for i, p in enumerate(self._parameters) if p.grad is not None]
-        gradients = [self._parameters[index].grad for index in active]
-        present = [g for g in gradients if g is not None]
-        if present:
-            n_L = self._joint_norm(present, active)
-            seen_L = torch.zeros_like(self._g_bar_L, dtype=torch.bool)
-            seen_L[self._owner_P[active]] = True
-            fresh_L = smoothed(self._g_bar_L, n_L, beta=self._beta)
-            self._g_bar_L = torch.where(seen_L, fresh_L, self._g_bar_L)
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if not gradients:
+            return
+        n_L = self._joint_norm(gradients, active)
+        finite = n_L.isfinite().all()
+        taken_L = self._places(tuple(active)).owns_L & finite
+        fresh_L = smoothed(self._g_bar_L, n_L, beta=self._beta)
+        self._g_bar_L = torch.where(taken_L, fresh_L, self._g_bar_L)
         if self._mu is not None:
-            for index, gradient in zip(active, present, strict=True):
-                self._own_v[index].mul_(self._mu).add_(gradient)
+            v = _at(self._own_v, active)
+            torch._foreach_mul_(v, torch.where(finite, n_L.new_full((), self._mu), 1.0))
+            torch._foreach_add_(v, [torch.where(finite, g, 0) for g in gradients])
 
     def _after_step(self, *_: Any) -> None:
         self._step += 1
         self._factors = None
 
-    def _joint_norm(self, tensors: Sequence[Tensor], indices: Sequence[int]) -> Tensor:
+    def _joint_norm(self, tensors: list[Tensor], indices: Sequence[int]) -> Tensor:
         """Return ‖(t, …)‖₂ over the tensors of each module, in fp32 at least, shape (L,)."""
-        total_L = torch.zeros_like(self._g_bar_L)
-        if tensors:
-            squares_P = torch.stack(
-                torch._foreach_norm([tensor.to(total_L.dtype) for tensor in tensors])
-            ).square()
-            total_L.index_add_(0, self._owner_P[list(indices)], squares_P)
-        return total_L.sqrt()
+        if not tensors:
+            return torch.zeros_like(self._g_bar_L)
+        norms_P = torch.stack(torch._foreach_norm(tensors, 2, dtype=self._exact))
+        squares_LK = self._g_bar_L.new_zeros(len(self._g_bar_L), self._widest)
+        squares_LK.view(-1)[self._places(tuple(indices)).slot_P] = norms_P.square()
+        return squares_LK.sum(1).sqrt()
 
     def _v(self, index: int) -> Tensor | None:
         if self._mu is not None:
@@ -243,6 +252,51 @@ class MGPO:
 
     def _rho_now(self) -> float:
         return self._rho(self._step) if callable(self._rho) else self._rho
+
+
+class _Places(NamedTuple):
+    """Where P of the parameters stand: index tensors for the device."""
+
+    owner_P: Tensor  # the module of each
+    slot_P: Tensor  # its place in a flat table (module, parameter of the module)
+    owns_L: Tensor  # which modules own one of them
+
+
+def _places(sizes: Sequence[int], device: torch.device, indices: tuple[int, ...]) -> _Places:
+    """Look up the parameters at `indices` among modules of the given sizes."""
+    table = [(module, place) for module, size in enumerate(sizes) for place in range(size)]
+    chosen = _at(table, indices)
+    owners = [module for module, _ in chosen]
+    slots = [module * max(sizes) + place for module, place in chosen]
+    owns = [module in set(owners) for module in range(len(sizes))]
+    return _Places(*(torch.tensor(found, device=device) for found in (owners, slots, owns)))
+
+
+def _add_scaled(
+    parameters: list[Tensor],
+    momenta: list[Tensor],
+    factors: list[Tensor],
+    *,
+    exact: torch.dtype,
+) -> None:
+    """p ← p + factor · v, computed in `exact` and rounded once to the type of p."""
+    if all(tensor.dtype == exact for tensor in (*parameters, *momenta)):
+        torch._foreach_addcmul_(parameters, momenta, factors)
+        return
+    for parameter, v, factor in zip(parameters, momenta, factors, strict=True):
+        parameter.copy_(parameter.to(exact).addcmul(v.to(exact), factor))
+
+
+def _exact_type(tensors: Sequence[Tensor]) -> torch.dtype:
+    """Return fp32, or fp64 where a parameter has it."""
+    exact = torch.float32
+    for tensor in tensors:
+        exact = torch.promote_types(exact, tensor.dtype)
+    return exact
+
+
+def _at(items: Sequence[T], indices: Sequence[int]) -> list[T]:
+    return [items[index] for index in indices]
 
 
 def _check(

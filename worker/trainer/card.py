@@ -47,6 +47,14 @@ model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base_jso
 """
 
 
+HOW = {
+    "mgpo": "LoRA-MGPO",
+    "random": "LoRA with random weight noise",
+    "ggpo": "LoRA-GGPO",
+    "none": "plain LoRA",
+}
+
+
 def write_card(spec: TrainSpec, metrics: dict[str, float], *, step: int) -> str:
     """Return the card's text."""
     perturbed = spec.perturbation.type != "none"
@@ -54,7 +62,7 @@ def write_card(spec: TrainSpec, metrics: dict[str, float], *, step: int) -> str:
         base=spec.base_model,
         base_json=json.dumps(spec.base_model),
         tag=f"\n- {spec.perturbation.type}" if perturbed else "",
-        how="LoRA-MGPO" if perturbed else "plain LoRA",
+        how=HOW[spec.perturbation.type],
         job_id=spec.job_id,
         rows=spec.data.train_rows,
         data=spec.data.train_sha256,

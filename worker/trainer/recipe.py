@@ -163,7 +163,7 @@ def _trainer(
         best = Best(
             inputs.spec.training.early_stopping, run.path / "best", keep=attached.save_trainable
         )
-    reporter = Reporter(run, stop, export=export_step, mgpo=lambda: trainer.mgpo)
+    reporter = Reporter(run, stop, export=export_step, perturbation=lambda: trainer.perturbation)
     trainer = CausalTrainer(
         model=attached.model,
         attached=attached,
@@ -183,6 +183,7 @@ def _trainer(
         callbacks=[*attached.callbacks(), *([best] if best else []), reporter],
         perturbation=inputs.spec.perturbation,
         bf16_base=inputs.precision == "bf16",
+        total_steps=inputs.spec.total_steps,
     )
     return trainer, reporter
 

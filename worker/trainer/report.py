@@ -13,10 +13,10 @@ import torch
 from transformers import TrainerCallback
 
 from app.jobs.spec import CheckpointSaved, EvalDone, StepDone
-from worker.optim.mgpo import MGPO
 from worker.rundir import RunDir
 from worker.trainer import distributed
 from worker.trainer.faults import diverged
+from worker.trainer.perturbations import Perturbation
 
 RENAMED = {
     "loss": "train_loss",  # at the perturbed weights under MGPO: where the gradient is
@@ -39,7 +39,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         stop: threading.Event,
         *,
         export: Callable[[Path, dict[str, float]], None],
-        mgpo: Callable[[], MGPO | None],
+        perturbation: Callable[[], Perturbation | None],
     ) -> None:
         self.run = run
         self.metrics: dict[str, float] = {}
@@ -47,7 +47,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self.stopped = False
         self._stop = stop
         self._export = export
-        self._mgpo = mgpo
+        self._perturbation = perturbation
         self._losses: list[float] = []
         self._began = time.monotonic()
         self._tokens = 0
@@ -101,8 +101,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
             else psutil.Process().memory_info().rss
         )
         measured = {"tokens_per_second": tokens / elapsed, "memory_bytes": float(memory)}
-        mgpo = self._mgpo()
-        return measured | (mgpo.metrics() if mgpo else {})
+        perturbation = self._perturbation()
+        return measured | (perturbation.metrics() if perturbation else {})
 
     def _watch(self, step: int, loss: float) -> None:
         if not math.isfinite(loss):

@@ -11,12 +11,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
 from app.jobs.spec import PerturbationSpec, SharpnessSpec, TrainSpec
-from worker.optim.mgpo import MGPO, Momentum
+from worker.optim.mgpo import Momentum
 from worker.optim.sharpness import Sharpness, sharpness
 from worker.rundir import RunDir
 from worker.trainer import distributed, versions
 from worker.trainer.best import Best
 from worker.trainer.methods import Attached
+from worker.trainer.perturbations import Perturbation, build
 from worker.trainer.sharded import WholeSteps, ZeroOptimizer, deepspeed_config
 
 PERTURBATION_FILE = "perturbation.safetensors"
@@ -34,6 +35,7 @@ class PerturbationMixin:
         *args: Any,
         attached: Attached,
         perturbation: PerturbationSpec,
+        total_steps: int,
         best: Best | None,
         sharpness: SharpnessSpec | None,
         bf16_base: bool = False,
@@ -42,9 +44,10 @@ class PerturbationMixin:
         self.attached = attached
         self.best = best
         self.sharpness = sharpness
-        self.perturbation = perturbation
+        self._asked = perturbation
+        self._total_steps = total_steps
+        self.perturbation: Perturbation | None = None
         self.bf16_base = bf16_base
-        self.mgpo: MGPO | None = None
         self._micro_step = ExitStack()
         super().__init__(*args, **kwargs)
 
@@ -56,18 +59,15 @@ class PerturbationMixin:
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]  # of the Trainer
         if fresh:
             self.attached.follow(optimizer)
-        if self.mgpo is None and self.perturbation.type == "mgpo":
-            asked = self.perturbation
+        if self.perturbation is None:
             steps, momentum = self._steps(optimizer)
-            self.mgpo = MGPO(
-                self.attached.modules(),
+            self.perturbation = build(
+                self._asked,
+                self.attached.model,
                 steps,
-                rho=asked.rho,
-                beta=asked.beta,
-                mu=asked.mu,
-                norm=asked.norm,
-                apn=asked.apn,
-                start_step=asked.start_step,
+                total_steps=self._total_steps,
+                seed=self.args.seed,  # type: ignore[attr-defined]  # of the Trainer
+                modules=self.attached.modules(),
                 momentum=momentum,
             )
         return optimizer
@@ -95,8 +95,8 @@ class PerturbationMixin:
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Perturb while training; `training_step` takes it back after the backward."""
-        if self.mgpo is not None and model.training:
-            self._micro_step.enter_context(self.mgpo.perturbed())
+        if self.perturbation is not None and model.training:
+            self._micro_step.enter_context(self.perturbation.perturbed())
         return super().compute_loss(model, *args, **kwargs)  # type: ignore[misc]  # of the Trainer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -146,8 +146,8 @@ class PerturbationMixin:
             self.attached.save_state(folder)
             if self.best is not None:
                 self.best.save_state(folder)
-            if self.mgpo is not None:
-                save_file(self.mgpo.state_dict(), folder / PERTURBATION_FILE)
+            if self.perturbation is not None:
+                save_file(self.perturbation.state_dict(), folder / PERTURBATION_FILE)
             versions.write(folder)
         distributed.wait_for_all()  # each rank saves its own part
         if distributed.is_first():
@@ -157,8 +157,8 @@ class PerturbationMixin:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]  # of the Trainer
         if checkpoint and self.best is not None:
             self.best.load_state(Path(checkpoint))
-        if checkpoint and self.mgpo is not None:
-            self.mgpo.load_state_dict(load_file(Path(checkpoint) / PERTURBATION_FILE))
+        if checkpoint and self.perturbation is not None:
+            self.perturbation.load_state_dict(load_file(Path(checkpoint) / PERTURBATION_FILE))
 
 
 class CausalTrainer(PerturbationMixin, SFTTrainer):  # type: ignore[misc]  # TRL is untyped
