@@ -23,7 +23,7 @@ demo: $(STAMP) ## Fine-tune twice, LoRA and LoRA-MGPO, in front of you [MODEL=fo
 	@$(BIN)/python -m demo $(if $(MODEL),--model '$(MODEL)') $(if $(DATA),--data '$(DATA)')
 
 test: $(STAMP) ## Run every test, with a PostgreSQL and a Redis of its own
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## Lint, types, import contracts, dependencies
 	$(BIN)/ruff check .

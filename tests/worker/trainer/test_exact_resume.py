@@ -62,6 +62,9 @@ def test_every_method_resumes_exactly(trainer: Warm, model: Path, tmp_path: Path
     "perturbation",
     [
         {"type": "none"},
+        {"type": "random", "rho": 0.05},
+        {"type": "ggpo", "rho": 0.03, "beta": 0.01},
+        {"rho_schedule": "cosine"},
         {"mu": 0.8},
         {"norm": "global", "apn": "off"},
         {"apn": "paper"},
