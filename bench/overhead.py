@@ -8,6 +8,7 @@ beyond the plain step's.
 """
 
 import contextlib
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -117,6 +118,8 @@ def measure(model: Any, ids: Tensor, *, rounds: int) -> dict[str, Cost]:
     costs = {name: Cost() for name in names}
     plain_forwards = [(m, m.forward) for m in model.modules() if isinstance(m, nn.Linear)]
     for name in names:
+        model.zero_grad()
+        gc.collect()  # nothing of the variant before is given back while this one is measured
         costs[name].peak_bytes = peak_of(lambda n=name: step_of(n, model, ids), ids.device)
         for module, forward in plain_forwards:  # noise stands in for them: take it off again
             module.forward = forward

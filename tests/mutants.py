@@ -100,12 +100,17 @@ MUTANTS = [
         OPTIM_NOISE,
     ),
     Mutant(
-        "perturbed in evaluation, never restored",
+        "perturbed in evaluation",
         TRAINERS,
         "if self.perturbation is not None and model.training:",
         "if self.perturbation is not None:",
         REAL_RUN,
     ),
+]
+
+CONTROLS = [  # no mistake at all: what kills one of these proves nothing
+    Mutant(f"nothing, {tests[0]}", MGPO, "EPS = 1e-12\n", "EPS = 1e-12\n", tests)
+    for tests in (OPTIM, OPTIM_NOISE, REAL_RUN)
 ]
 
 
@@ -130,14 +135,17 @@ def killed(mutant: Mutant) -> bool:
 
 
 def main(names: list[str]) -> int:
-    """Say of each mutant whether the tests kill it; return how many survive."""
+    """Say of each mutant whether the tests kill it; return how many do not fare as they should."""
     chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
     assert chosen, f"no mutant is called that; there are {', '.join(m.name for m in MUTANTS)}"
     with ThreadPoolExecutor(max_workers=2) as pool:
         found = list(pool.map(killed, chosen))
+        false_alarms = [control.name for control in CONTROLS if killed(control)]
     for mutant, dead in zip(chosen, found, strict=True):
         print("killed  " if dead else "SURVIVES", mutant.name)
-    return found.count(False)
+    for name in false_alarms:
+        print("FALSE ALARM", name)
+    return found.count(False) + len(false_alarms)
 
 
 if __name__ == "__main__":

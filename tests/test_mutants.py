@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.mutants import MUTANTS, ROOT, killed
+from tests.mutants import CONTROLS, MUTANTS, ROOT, killed
 
 QUICK = ["sign flipped", "restore skipped", "backward without the noise"]
 
@@ -16,3 +16,7 @@ def test_every_mutant_is_about_the_code_as_it_is(mutant):
 def test_a_mistake_makes_the_tests_fail(mutant):
     """The quick ones; `python -m tests.mutants` tries them all."""
     assert killed(mutant)
+
+
+def test_without_a_mistake_they_pass():
+    assert not killed(CONTROLS[0])
