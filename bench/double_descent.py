@@ -33,18 +33,20 @@ OPERANDS = 1000
 WIDTH = 12  # of "123-456=-333", padded
 PRETRAIN_STEPS, PRETRAIN_BATCH, PRETRAIN_RATE = 1500, 128, 2e-3
 TOY_STEPS, TOY_BATCH, TOY_EVALUATE = 300, 32, 10
+TEXT_ROWS = 864
 TEXT_STEPS, TEXT_BATCH, TEXT_EVALUATE, TEXT_LENGTH = 100, 8, 5, 192
 TOY_RATES = (2e-3, 1e-2, 2e-2)
 TEXT_RATES = (2e-3, 1e-2, 2e-2)
-FULL_RATES = {"toy": (3e-4, 1e-3, 3e-3), "text": (3e-4, 1e-3, 3e-3)}
+FULL_RATES = (3e-4, 1e-3, 3e-3)
 HEADER = """\
 # Double descent at small scale
 
-The question: does LoRA's loss rise again after its first descent, and does MGPO smooth that? Two
-small problems, {seeds} seeds each, clean held-out loss throughout. `bump` is the largest rise of the
-smoothed loss over its lowest point before, max_t (L_t − min_{{s<t}} L_s); sharpness is how much the
-loss rises in a ball of 0.05 times the norm of what is trained, at worst and on average; passes are
-forward-backward passes; time is the median against plain LoRA of the same setting.
+The question: does LoRA's loss rise again after its first descent, and does MGPO smooth that? Small
+problems, {seeds} seeds each, clean held-out loss throughout. `bump` is the largest rise of the
+smoothed loss over its lowest point before, max_t (L_t − min_{{s<t}} L_s); sharpness is how much
+the loss rises in a ball of 0.05 times the norm of what is trained, at worst and on average; passes
+are forward-backward passes; time is the median against plain LoRA of the same setting; memory is
+how far the process grew while it trained.
 
 Made by `python -m bench.double_descent` ({machine}; torch {torch}).
 """
@@ -55,7 +57,9 @@ def main(
     rows: Annotated[Path | None, typer.Option(help="Chat rows to tune it on, as JSONL.")] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 5,
     rank: Annotated[list[int] | None, typer.Option(help="May be repeated; 8 and 64.")] = None,
-    rates: Annotated[int, typer.Option(min=1, max=3, help="Learning rates of each problem.")] = 3,
+    rate: Annotated[
+        list[float] | None, typer.Option(help="Learning rate; may be repeated.")
+    ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Trials at once, a core each.")] = 2,
     results: Annotated[Path, typer.Option()] = Path(".basin/bench"),
     docs: Annotated[Path, typer.Option()] = Path("docs"),
@@ -75,22 +79,20 @@ def main(
                       torch=torch.__version__)
     ]  # fmt: skip
     for name, (learning_rates, material, title) in problems.items():
-        trials = list(plan(name, ranks, learning_rates[:rates], seeds, rates))
+        trials = list(plan(ranks, tuple(rate or learning_rates), seeds))
         done = run(trials, material, results / f"double_descent-{name}.jsonl", processes=processes)
         report.append(section(name, title, done, docs))
     (docs / "double_descent.md").write_text("\n".join(report))
     Console().print("\n".join(report), markup=False)
 
 
-def plan(
-    name: str, ranks: list[int], learning_rates: tuple[float, ...], seeds: int, rates: int
-) -> Iterator[Trial]:
+def plan(ranks: list[int], learning_rates: tuple[float, ...], seeds: int) -> Iterator[Trial]:
     """Yield every trial, seed by seed, so that an interrupted study is whole for some seeds."""
     for seed in range(1, seeds + 1):
         for method in METHODS:
             full = method.peft == "full"
             settings = itertools.product(
-                [0] if full else ranks, FULL_RATES[name][:rates] if full else learning_rates
+                [0] if full else ranks, FULL_RATES if full else learning_rates
             )
             for r, rate in settings:
                 yield Trial(method.title, r, rate, seed)
@@ -212,9 +214,8 @@ def text(model: Path, path: Path) -> Material:
     """Return the problem on text: 64 rows are held out."""
     tokenizer = load_tokenizer(Placement(source="folder", location=str(model), revision=None))
     encoded = encode_file(path, tokenizer, max_length=TEXT_LENGTH).dataset
-    rows = [
-        {key: row[key] for key in ("input_ids", "labels")} for row in encoded.select(range(864))
-    ]
+    columns = encoded.select(range(TEXT_ROWS)).select_columns(["input_ids", "labels"])
+    rows: list[dict[str, list[int]]] = columns.to_list()
     held_out = _Rows(rows[:64], tokenizer.pad_token_id)
     learned = _Rows(rows[64:], tokenizer.pad_token_id)
     return Material(
