@@ -66,7 +66,7 @@ def label_log_likelihoods(model: Any, batch: dict[str, Tensor], labels: Sequence
     encoded = model.get_encoder()(input_ids=batch["input_ids"], attention_mask=mask)
     columns = []
     for label in labels:
-        target_BT = label.to(mask.device).expand(len(mask), -1)
+        target_BT = label.to(mask.device).repeat(len(mask), 1)
         logits_BTV = model(
             encoder_outputs=encoded, attention_mask=mask, labels=target_BT
         ).logits.float()

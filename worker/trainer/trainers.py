@@ -191,7 +191,7 @@ class Text2TextTrainer(PerturbationMixin, Seq2SeqTrainer):  # type: ignore[misc]
         if self.label_tokens:
             true, predicted = self._choose_labels(dataloader)
             found = scores.classification_scores(true, predicted)
-            output.metrics |= {f"eval_{name}": value for name, value in found.items()}
+            output.metrics.update({f"eval_{name}": value for name, value in found.items()})
         return output
 
     def _choose_labels(self, dataloader: Any) -> tuple[list[int], list[int]]:
