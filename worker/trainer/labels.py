@@ -1,11 +1,13 @@
 """The labels of a run: a classifier's classes, or the few completions that stand for them."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from worker.trainer.data import read_rows
 from worker.trainer.faults import RunError
 
+LABELS = "labels.json"
 MOST_COMPLETIONS = 20  # more are an open text, not labels
 
 
@@ -23,6 +25,27 @@ def class_labels(train: Path) -> tuple[str, ...]:
             param="training_file",
         )
     return tuple(str(label) for label in found)
+
+
+def write_labels(folder: Path, labels: Sequence[str]) -> None:
+    """Write a classifier's labels, in the order of its logits, beside its adapter."""
+    (folder / LABELS).write_text(json.dumps(list(labels), ensure_ascii=False), encoding="utf-8")
+
+
+def check_same(source: Path, labels: Sequence[str]) -> None:
+    """Check that a run goes on from a head for the same labels.
+
+    Raises:
+        RunError: from one for others.
+    """
+    before = json.loads((source / LABELS).read_text(encoding="utf-8"))
+    if before != list(labels):
+        raise RunError(
+            "other_labels",
+            f"The fine-tuned model tells {before} apart, the training file {list(labels)};"
+            " start from the base model instead.",
+            param="peft.from",
+        )
 
 
 def completion_labels(files: Iterable[Path]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from worker.trainer import model as models
 from worker.trainer.best import Best
 from worker.trainer.card import write_card
 from worker.trainer.data import Encoded
+from worker.trainer.labels import check_same, write_labels
 from worker.trainer.methods import Attached
 from worker.trainer.model import Precision
 from worker.trainer.report import Reporter, replace_folder
@@ -130,6 +131,8 @@ def export(
         config.write_text(json.dumps(told, indent=2, sort_keys=True))
     inputs.tokenizer.save_pretrained(folder)
     labels = inputs.head.labels if inputs.head.task == "classification" else ()
+    if labels:
+        write_labels(folder, labels)
     (folder / "README.md").write_text(write_card(inputs.spec, metrics, step=step, labels=labels))
 
 
@@ -220,6 +223,9 @@ def _attach(run: RunDir, inputs: Inputs, base: Any, resume: Path | None) -> Atta
         for start in range(0, min(len(rows), GRADIENT_BATCHES * size), size):
             yield collate([rows[index] for index in range(start, min(start + size, len(rows)))])
 
+    source = run.source if run.source.exists() else None
+    if source is not None and inputs.head.task == "classification":
+        check_same(source, inputs.head.labels)
     return methods.attach(
         base,
         inputs.spec.peft,
@@ -229,7 +235,7 @@ def _attach(run: RunDir, inputs: Inputs, base: Any, resume: Path | None) -> Atta
         batches=batches,
         fresh=inputs.fresh,
         checkpoint=resume,
-        source=run.source if run.source.exists() else None,
+        source=source,
     )
 
 

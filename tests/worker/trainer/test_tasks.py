@@ -1,6 +1,7 @@
 """Each task: what it learns from, how it is scored, and an adapter that plain PEFT loads."""
 
 import json
+import shutil
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -192,6 +193,33 @@ def test_a_validation_label_that_was_never_trained_is_named(models_dir: Path, tm
         train_here(run)
 
     assert (caught.value.code, caught.value.param) == ("unknown_label", "validation_file")
+
+
+@pytest.mark.parametrize("names", [("0", "1"), ("1", "2")])
+def test_a_run_goes_on_from_a_head_for_the_same_labels_only(
+    names: tuple[str, str], finished: dict[str, RunDir], models_dir: Path, tmp_path: Path
+):
+    rows = [row | {"label": names[row["label"]]} for row in LABELLED]
+    run = run_of("classification", models_dir, tmp_path / "run", rows=rows, valid=rows[:8])
+    shutil.copytree(finished["classification"].adapter, run.source)
+
+    if names == ("0", "1"):
+        train_here(run)
+        assert of_type(run, EvalDone)[0].metrics["valid_accuracy"] == 1.0
+    else:
+        with pytest.raises(RunError, match="start from the base") as caught:
+            train_here(run)
+        assert caught.value.param == "peft.from"
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("method", ["adalora", "pissa", "lora_ga", "full"])
+def test_the_methods_serve_every_task(task: str, method: str, models_dir: Path, tmp_path: Path):
+    run = run_of(task, models_dir, tmp_path / "run", peft={"method": method})
+
+    train_here(run)
+
+    assert of_type(run, Finished)[0].metrics["verification_max_logit_difference"] < 1e-5
 
 
 def test_one_label_is_too_few(models_dir: Path, tmp_path: Path):
