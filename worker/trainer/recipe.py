@@ -85,11 +85,13 @@ def train(run: RunDir, stop: threading.Event) -> None:
     temporary = run.path / "adapter.tmp"
     export(temporary, attached, inputs, reporter.metrics, step=step)
     sample = inputs.collate([inputs.train.dataset[0]])
-    expected = models.sample_logits(adapted, sample)
+    # Without the autocast of the training: a fresh base has none either.
+    plain = trainer.accelerator.unwrap_model(adapted, keep_fp32_wrapper=False)
+    expected = models.sample_logits(plain, sample)
     stored = _storage(spec, precision)
     tokens = int(trainer.state.num_input_tokens_seen)
     metrics = reporter.metrics
-    del base, attached, adapted, trainer, reporter
+    del base, attached, adapted, plain, trainer, reporter
     gc.collect()
     difference = models.prove(
         temporary, placement, stored, head=head, batch=sample, expected=expected

@@ -222,6 +222,16 @@ def test_the_methods_serve_every_task(task: str, method: str, models_dir: Path, 
     assert of_type(run, Finished)[0].metrics["verification_max_logit_difference"] < 1e-5
 
 
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("training", [{"precision": "bf16"}, {"gradient_checkpointing": True}])
+def test_half_precision_and_checkpointing_end_with_a_proven_adapter(
+    task: str, training: dict[str, Any], models_dir: Path, tmp_path: Path
+):
+    run = train_here(run_of(task, models_dir, tmp_path / "run", training=training))
+
+    assert of_type(run, Finished)[0].metrics["verification_max_logit_difference"] < 1e-2
+
+
 def test_one_label_is_too_few(models_dir: Path, tmp_path: Path):
     rows = [row | {"label": "same"} for row in LABELLED]
     run = run_of("classification", models_dir, tmp_path / "run", rows=rows)
