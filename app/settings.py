@@ -3,9 +3,12 @@
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import cast, get_args
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.jobs.spec import Task
 
 MIB = 1 << 20
 
@@ -19,15 +22,34 @@ class Settings(BaseSettings):
     redis_url: str = Field(description="redis://host:6379/0, or unix:///path/to/socket")
     data_dir: Path = Field(default=Path(".basin"), description="run folders of a worker")
     models_dir: Path | None = Field(default=None, description="folder of base models")
-    hub_models: str = Field(default="", description="comma-separated hub ids, org/name[@revision]")
+    hub_models: str = Field(
+        default="", description="comma-separated hub ids, org/name[@revision][:task]"
+    )
     devices: str = Field(default="auto", description="auto, cpu, cpu,cpu or GPU indices: 0,1")
 
     @cached_property
     def hub_revisions(self) -> dict[str, str | None]:
         """The operator's hub models: id → pinned revision."""
-        entries = [entry.strip() for entry in self.hub_models.split(",") if entry.strip()]
-        pairs = [entry.partition("@") for entry in entries]
+        pairs = [entry.partition(":")[0].partition("@") for entry in self._hub_entries()]
         return {name: revision or None for name, _, revision in pairs}
+
+    @cached_property
+    def hub_tasks(self) -> dict[str, Task]:
+        """What the operator's hub models do, where it is written: id → task."""
+        pairs = [entry.partition(":") for entry in self._hub_entries()]
+        return {name.partition("@")[0]: cast(Task, task) for name, _, task in pairs if task}
+
+    def _hub_entries(self) -> list[str]:
+        return [entry.strip() for entry in self.hub_models.split(",") if entry.strip()]
+
+    @field_validator("hub_models")
+    @classmethod
+    def _knows_tasks(cls, value: str) -> str:
+        asked = [entry.partition(":")[2].strip() for entry in value.split(",")]
+        if unknown := sorted({task for task in asked if task} - set(get_args(Task))):
+            known = ", ".join(get_args(Task))
+            raise ValueError(f"a hub model's task is one of {known}, not {unknown[0]!r}")
+        return value
 
 
 class ApiSettings(Settings):

@@ -24,7 +24,7 @@ from app.keys import service as keys
 from app.settings import ApiSettings, inherited_environment
 from app.tables import Job
 from app.up import LEAN_MALLOC
-from tests.factories import PEPPER, jsonl, make_model_folder
+from tests.factories import PEPPER, jsonl, make_bert_folder, make_model_folder, make_t5_folder
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MAX_FILE_BYTES = 3 << 20
@@ -55,6 +55,8 @@ def services(service_data: Path) -> Iterator[Services]:
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     make_model_folder(folder / "tiny-llama")
+    make_t5_folder(folder / "tiny-t5")
+    make_bert_folder(folder / "tiny-bert")
     (folder / "broken-llama").mkdir()
     (folder / "broken-llama" / "config.json").write_text('{"model_type": "llama"}')
     if SHARED.is_dir():

@@ -128,7 +128,9 @@ async def _prepare(run: Run, settings: Settings) -> Placement:
     folder.path.mkdir(parents=True, exist_ok=True)
     for stale in (folder.events, folder.failure, folder.log):
         stale.unlink(missing_ok=True)
-    base = catalog.find(claim.spec.base_model, settings.models_dir, settings.hub_revisions)
+    base = catalog.find(
+        claim.spec.base_model, settings.models_dir, settings.hub_revisions, settings.hub_tasks
+    )
     placement = Placement(source=base.source, location=base.location, revision=base.revision)
     async with run.db.transaction() as tx:
         train, valid = await lease.input_blobs(tx, claim)

@@ -1,15 +1,17 @@
 """Checks training rows while they stream in: line numbers and reasons, the first twenty of them."""
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
-RowFormat = Literal["chat", "prompt_completion"]
+RowFormat = Literal["chat", "prompt_completion", "text", "classification"]
 Row = dict[str, Any]
 
 MIN_ROWS = 10
 MAX_PROBLEMS = 20
 MAX_LINE_BYTES = 8 << 20
+MAX_DIGITS = 20
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
@@ -24,6 +26,7 @@ class RowChecker:
         self.rows = 0
         self.format: RowFormat | None = None
         self.problems: list[str] = []
+        self._label_type: type | None = None
         self._line = 0
         self._partial = b""
 
@@ -54,14 +57,23 @@ class RowChecker:
         if not line.strip() or len(self.problems) >= MAX_PROBLEMS:
             return
         try:
-            row_format = check_row(parse_row(line))
+            row = parse_row(line)
+            row_format = check_row(row)
             if self.format not in (None, row_format):
                 raise BadRow(f"a {row_format} row in a {self.format} file")
+            if row_format == "classification":
+                self._check_label_type(type(row["label"]))
         except BadRow as problem:
             self._problem(str(problem))
         else:
             self.format = row_format
             self.rows += 1
+
+    def _check_label_type(self, found: type) -> None:
+        if self._label_type not in (None, found):
+            names = {str: "a string", int: "an integer"}
+            raise BadRow(f'"label" is {names[found]}; in the rows before it is not')
+        self._label_type = found
 
     def _problem(self, reason: str) -> None:
         self.problems.append(f"line {self._line}: {reason}")
@@ -71,11 +83,16 @@ def parse_row(line: bytes) -> Row:
     """Read one line as a JSON object.
 
     Raises:
-        BadRow: not UTF-8, not JSON, not an object, NaN, or a key that stands twice.
+        BadRow: not UTF-8, not JSON, not an object, a number that is not finite, half a character,
+            or a key that stands twice.
     """
     try:
         row = json.loads(
-            line.decode(), parse_constant=_refuse_constant, object_pairs_hook=_no_duplicates
+            line.decode(),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_integer,
+            object_pairs_hook=_no_duplicates,
         )
     except UnicodeDecodeError:
         raise BadRow("not UTF-8") from None
@@ -85,6 +102,8 @@ def parse_row(line: bytes) -> Row:
         raise BadRow("nested too deeply") from None
     if not isinstance(row, dict):
         raise BadRow("not a JSON object")
+    if b"\\u" in line:
+        _refuse_half_characters(row)
     return row
 
 
@@ -100,7 +119,13 @@ def check_row(row: Row) -> RowFormat:
     if "prompt" in row and "completion" in row:
         _check_prompt_completion(row)
         return "prompt_completion"
-    raise BadRow('needs "messages", or "prompt" and "completion"')
+    if "text" in row and "label" in row:
+        _check_classification(row)
+        return "classification"
+    if "text" in row:
+        _check_text(row)
+        return "text"
+    raise BadRow('needs "messages", or "prompt" and "completion", or "text", or "text" and "label"')
 
 
 def _check_prompt_completion(row: Row) -> None:
@@ -109,6 +134,22 @@ def _check_prompt_completion(row: Row) -> None:
             raise BadRow(f'"{key}" must be a string')
     if not row["completion"]:
         raise BadRow('"completion" is empty: there is nothing to learn')
+
+
+def _check_text(row: Row) -> None:
+    if "text_pair" in row:
+        raise BadRow('"text_pair" needs a "label"')
+    if not isinstance(row["text"], str) or not row["text"]:
+        raise BadRow('"text" must be a string that is not empty')
+
+
+def _check_classification(row: Row) -> None:
+    for key in ("text", "text_pair"):
+        if not isinstance(row.get(key, ""), str):
+            raise BadRow(f'"{key}" must be a string')
+    label = row["label"]
+    if type(label) not in (str, int) or label == "":
+        raise BadRow('"label" must be an integer, or a string that is not empty')
 
 
 def _check_chat(messages: Any) -> None:
@@ -173,6 +214,31 @@ def _answers_call(before: list[Row]) -> bool:
 
 def _refuse_constant(name: str) -> None:
     raise BadRow(f"{name} is not JSON")
+
+
+def _finite(number: str) -> float:
+    if math.isinf(value := float(number)):
+        raise BadRow(f"{_start(number)} is too large a number")
+    return value
+
+
+def _integer(number: str) -> int:
+    if len(number) > MAX_DIGITS:
+        raise BadRow(f"{_start(number)} is too large a number")
+    return int(number)
+
+
+def _start(number: str) -> str:
+    return number if len(number) <= MAX_DIGITS else number[:MAX_DIGITS] + "…"
+
+
+def _refuse_half_characters(row: Row) -> None:
+    """An escape such as \\ud800 alone is half of a surrogate pair: no text that UTF-8 can hold."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise BadRow(f"{half} alone is half a character") from None
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> Row:

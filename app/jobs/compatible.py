@@ -2,7 +2,8 @@
 
 from app.errors import InvalidRequest
 from app.jobs.schemas import CreateJob, PeftIn
-from app.jobs.spec import PeftMethod, TrainSpec
+from app.jobs.spec import PeftMethod, Task, TrainSpec
+from app.models.catalog import BaseModel
 
 NO_PLAIN_FACTORS: dict[PeftMethod, str] = {
     "dora": "DoRA normalizes the merged weight, which the noise would have to go through",
@@ -31,6 +32,33 @@ def check_asked(body: CreateJob) -> None:
         name = min(unused)
         raise InvalidRequest(
             f"The method full trains every weight: {name} says nothing.", param=f"peft.{name}"
+        )
+
+
+TASK_FORMATS: dict[Task, tuple[str, ...]] = {
+    "causal": ("chat", "prompt_completion", "text"),
+    "seq2seq": ("prompt_completion",),
+    "classification": ("classification",),
+}
+
+
+def check_formats(base: BaseModel, train: str | None, valid: str | None) -> None:
+    """Refuse files whose rows do not suit the base model, or each other.
+
+    Raises:
+        InvalidRequest: the message says which rows would.
+    """
+    suited = TASK_FORMATS[base.task]
+    if train not in suited:
+        raise InvalidRequest(
+            f"{base.name} is a {base.task} model and learns from {' or '.join(suited)} rows;"
+            f" the file holds {train} rows.",
+            param="training_file",
+        )
+    if valid not in (None, train):
+        raise InvalidRequest(
+            f"The training file holds {train} rows and the validation file {valid} rows.",
+            param="validation_file",
         )
 
 

@@ -23,6 +23,7 @@ from app.jobs.spec import (
     PerturbationSpec,
     PerturbationType,
     ResourcesSpec,
+    Task,
     TrainingSpec,
     TrainSpec,
 )
@@ -55,6 +56,7 @@ class Facts:
 
     job_id: str
     context_length: int
+    task: Task
     data: DataSpec
     source: PeftSpec | None = None  # of the fine-tuned model to go on from
 
@@ -72,6 +74,7 @@ def resolve(body: CreateJob, facts: Facts, *, seed: int) -> TrainSpec:
         version=1,
         job_id=facts.job_id,
         base_model=body.model,
+        task=facts.task,
         method="supervised",
         seed=seed,
         peft=_peft(body.peft, facts.source),

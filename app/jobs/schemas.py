@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
-from app.jobs.spec import PeftMethod, PerturbationType, TrainSpec
+from app.jobs.spec import PeftMethod, PerturbationType, Task, TrainSpec
 from app.paging import Listed
 from app.tables import Checkpoint, Job, JobEvent
 
@@ -229,6 +229,7 @@ class JobOut(Listed):
     finished_at: int | None
     estimated_finish: int | None
     model: str
+    task: Task
     fine_tuned_model: str | None
     organization_id: str
     status: str
@@ -303,6 +304,7 @@ def job_out(job: Job, queue: QueueOut | None = None) -> JobOut:
         finished_at=int(job.finished_at.timestamp()) if job.finished_at else None,
         estimated_finish=_estimated_finish(job),
         model=job.model,
+        task=spec.task,
         fine_tuned_model=job.fine_tuned_model,
         organization_id=job.organization_id,
         status=job.status,

@@ -16,7 +16,7 @@ from app.errors import InvalidJobState, InvalidRequest, NotFound, NotReady
 from app.files import service as files
 from app.ids import new_id
 from app.jobs import defaults, events, sources
-from app.jobs.compatible import check_asked
+from app.jobs.compatible import check_asked, check_formats
 from app.jobs.defaults import Facts
 from app.jobs.schemas import CreateJob, QueueOut, Series
 from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
@@ -37,17 +37,21 @@ async def create(
         InvalidRequest: a file that is not training data, or values that contradict each other.
     """
     check_asked(body)
-    model = catalog.find(body.model, settings.models_dir, settings.hub_revisions)
+    model = catalog.find(
+        body.model, settings.models_dir, settings.hub_revisions, settings.hub_tasks
+    )
     train = await _training_file(tx, organization_id, body.training_file, param="training_file")
     valid = None
     if body.validation_file:
         valid = await _training_file(
             tx, organization_id, body.validation_file, param="validation_file"
         )
+    check_formats(model, train.row_format, valid.row_format if valid else None)
     job_id = new_id("ftjob-")
     facts = Facts(
         job_id=job_id,
         context_length=model.context_length,
+        task=model.task,
         data=_data(train, valid),
         source=await _source(tx, organization_id, body),
     )

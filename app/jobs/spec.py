@@ -18,6 +18,10 @@ PeftMethod = Literal[
 ]
 
 
+# What a base model does, as its architecture says: continue text, turn text into text, or label it.
+Task = Literal["causal", "seq2seq", "classification"]
+
+
 class PeftSpec(Frozen):
     """Which weights are trained, and how they start.
 
@@ -134,6 +138,7 @@ class TrainSpec(Frozen):
     version: Literal[1]
     job_id: str
     base_model: str
+    task: Task = "causal"  # of the jobs from before there were others
     method: Literal["supervised"]
     seed: int = Field(ge=0, lt=2**31)
     peft: PeftSpec

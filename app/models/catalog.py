@@ -4,13 +4,31 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from app.errors import ModelNotFound
+from app.jobs.spec import Task
 
 CONFIG = "config.json"
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 HUB_CONTEXT = 2048  # what is assumed of a hub model, whose config the API does not read
+
+
+# Encoder-decoders whose configuration may leave out `is_encoder_decoder`.
+ENCODER_DECODERS = frozenset({"t5", "mt5", "umt5", "longt5", "bart", "mbart", "pegasus", "marian"})
+CAUSAL_HEADS = ("ForCausalLM", "LMHeadModel")
+# What says that an architecture is an encoder, whatever head it was published with.
+ENCODER_HEADS = (
+    "ForMaskedLM", "ForPreTraining", "ForSequenceClassification", "ForTokenClassification",
+    "ForQuestionAnswering",
+)  # fmt: skip
+ENCODERS = frozenset(
+    {
+        "albert", "bert", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra",
+        "ernie", "mobilebert", "modernbert", "mpnet", "nomic_bert", "rembert", "roberta",
+        "roformer", "squeezebert", "xlm-roberta",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,11 +40,17 @@ class BaseModel:
     location: str
     revision: str | None
     context_length: int
+    task: Task
     created_at: int
 
 
-def base_models(models_dir: Path | None, hub: Mapping[str, str | None]) -> Iterator[BaseModel]:
-    """Yield what is offered, by name: folders `name` and `org/name` that hold a config.json."""
+def base_models(
+    models_dir: Path | None, hub: Mapping[str, str | None], hub_tasks: Mapping[str, Task]
+) -> Iterator[BaseModel]:
+    """Yield what is offered, by name: folders `name` and `org/name` that hold a config.json.
+
+    The API reads no configuration of a hub model: what it does is causal, or what `hub_tasks` says.
+    """
     folders = (
         [*models_dir.glob(f"*/{CONFIG}"), *models_dir.glob(f"*/*/{CONFIG}")] if models_dir else []
     )
@@ -34,16 +58,22 @@ def base_models(models_dir: Path | None, hub: Mapping[str, str | None]) -> Itera
         assert models_dir is not None
         yield _folder(config, name=config.parent.relative_to(models_dir).as_posix())
     for name, revision in sorted(hub.items()):
-        yield BaseModel(name, "hub", name, revision, HUB_CONTEXT, created_at=0)
+        task = hub_tasks.get(name, "causal")
+        yield BaseModel(name, "hub", name, revision, HUB_CONTEXT, task, created_at=0)
 
 
-def find(name: str, models_dir: Path | None, hub: Mapping[str, str | None]) -> BaseModel:
+def find(
+    name: str,
+    models_dir: Path | None,
+    hub: Mapping[str, str | None],
+    hub_tasks: Mapping[str, Task],
+) -> BaseModel:
     """Return the base model of that name. The name is compared, never made into a path.
 
     Raises:
         ModelNotFound: the operator offers no such model; the message lists some that are.
     """
-    offered = list(base_models(models_dir, hub))
+    offered = list(base_models(models_dir, hub, hub_tasks))
     for model in offered:
         if model.name == name:
             return model
@@ -51,6 +81,19 @@ def find(name: str, models_dir: Path | None, hub: Mapping[str, str | None]) -> B
     raise ModelNotFound(
         f"The model {name!r} is not offered here; there are: {known}.", param="model"
     )
+
+
+def task_of(config: Mapping[str, Any]) -> Task:
+    """Return what a model does, from its config.json alone; one that says nothing is causal."""
+    kind = config.get("model_type")
+    architectures = config.get("architectures") or []
+    if config.get("is_encoder_decoder") or kind in ENCODER_DECODERS:
+        return "seq2seq"
+    if any(name.endswith(CAUSAL_HEADS) for name in architectures):
+        return "causal"
+    if kind in ENCODERS or any(name.endswith(ENCODER_HEADS) for name in architectures):
+        return "classification"
+    return "causal"
 
 
 def _folder(config: Path, *, name: str) -> BaseModel:
@@ -63,5 +106,6 @@ def _folder(config: Path, *, name: str) -> BaseModel:
         location=str(config.parent.resolve()),
         revision=None,
         context_length=context,
+        task=task_of(read),
         created_at=int(config.stat().st_mtime),
     )

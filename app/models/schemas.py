@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from app.jobs.spec import Task
+
 
 class ModelOut(BaseModel):
     """A model, as OpenAI's client reads it."""
@@ -12,6 +14,7 @@ class ModelOut(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    task: Task
 
 
 class ModelList(BaseModel):

@@ -14,8 +14,16 @@ from app.tables import Job
 async def list_models(tx: AsyncSession, organization_id: str, settings: Settings) -> list[ModelOut]:
     """Return base models first, then the caller's fine-tuned ones, newest first."""
     bases = [
-        ModelOut(id=base.name, object="model", created=base.created_at, owned_by="operator")
-        for base in catalog.base_models(settings.models_dir, settings.hub_revisions)
+        ModelOut(
+            id=base.name,
+            object="model",
+            created=base.created_at,
+            owned_by="operator",
+            task=base.task,
+        )
+        for base in catalog.base_models(
+            settings.models_dir, settings.hub_revisions, settings.hub_tasks
+        )
     ]
     query = select(Job).where(
         Job.organization_id == organization_id, Job.status == JobStatus.SUCCEEDED
@@ -45,4 +53,5 @@ def _tuned(job: Job) -> ModelOut:
         object="model",
         created=int(finished.timestamp()),
         owned_by=job.organization_id,
+        task=job.spec.get("task", "causal"),
     )

@@ -57,6 +57,53 @@ def test_prompt_completion_rows_are_known():
     assert check_row({"prompt": "2+2=", "completion": "4"}) == "prompt_completion"
 
 
+@pytest.mark.parametrize(
+    ("row", "row_format"),
+    [
+        ({"text": "Once upon a time"}, "text"),
+        ({"text": "good", "label": "positive"}, "classification"),
+        ({"text": "good", "label": 0}, "classification"),
+        ({"text": "It rains.", "text_pair": "It is wet.", "label": 1}, "classification"),
+    ],
+)
+def test_text_and_labelled_rows_are_known(row: dict[str, Any], row_format: str):
+    assert check_row(row) == row_format
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"text": ""}, "not empty"),
+        ({"text": 3}, "must be a string"),
+        ({"text": "a", "text_pair": "b"}, 'needs a "label"'),
+        ({"text": "a", "text_pair": 1, "label": 1}, '"text_pair" must be a string'),
+        ({"text": ["a"], "label": 1}, '"text" must be a string'),
+        ({"text": "a", "label": ""}, '"label" must be an integer, or a string'),
+        ({"text": "a", "label": True}, '"label" must be an integer, or a string'),
+        ({"text": "a", "label": 0.5}, '"label" must be an integer, or a string'),
+        ({"text": "a", "label": None}, '"label" must be an integer, or a string'),
+        ({"label": 1}, 'needs "messages"'),
+    ],
+)
+def test_a_bad_text_or_label_says_what_is_wrong(row: dict[str, Any], reason: str):
+    with pytest.raises(BadRow, match=reason):
+        check_row(row)
+
+
+def test_one_file_holds_labels_of_one_kind():
+    rows = [{"text": "a", "label": number} for number in range(10)]
+    data = b"".join(
+        json.dumps(row).encode() + b"\n" for row in [*rows, {"text": "a", "label": "1"}]
+    )
+
+    assert check(data).problems == ['line 11: "label" is a string; in the rows before it is not']
+
+
+@pytest.mark.parametrize("text", [r"\ud83d\ude00", "😀", r"\\ud800", r"\u00e9"])
+def test_whole_characters_are_good_however_they_are_written(text: str):
+    assert check_row(parse_row(f'{{"text": "{text}"}}'.encode())) == "text"
+
+
 def test_one_file_holds_one_format():
     line = json.dumps({"prompt": "a", "completion": "b"}).encode()
 
@@ -96,6 +143,11 @@ def test_tool_calls_and_text_parts_are_good():
     ("line", "reason"),
     [
         (b'{"prompt": NaN}', "NaN is not JSON"),
+        (b'{"a": 1e400}', "1e400 is too large a number"),
+        (b'{"a": {"b": [-1e999]}}', "-1e999 is too large a number"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "too large a number"),
+        (rb'{"text": "\ud800"}', r"\\ud800 alone is half a character"),
+        (rb'{"a": {"\uDC00 key": 1}}', r"\\udc00 alone is half a character"),
         (b'{"a": 1, "a": 2}', "a key stands twice"),
         (b"[1]", "not a JSON object"),
         (b"\xff\xfe", "not UTF-8"),

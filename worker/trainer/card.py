@@ -1,8 +1,9 @@
 """The README.md inside an adapter: what it is, and how to load it."""
 
 import json
+from collections.abc import Sequence
 
-from app.jobs.spec import TrainSpec
+from app.jobs.spec import Task, TrainSpec
 
 CARD = """\
 ---
@@ -19,9 +20,10 @@ A LoRA adapter trained by Basin ({how}). Load it on the original base:
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import {auto}
 
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base_json}), ".")
+base = {auto}.from_pretrained({base_json}{classes})
+model = PeftModel.from_pretrained(base, ".")
 ```
 
 | | |
@@ -55,11 +57,23 @@ HOW = {
 }
 
 
-def write_card(spec: TrainSpec, metrics: dict[str, float], *, step: int) -> str:
-    """Return the card's text."""
+AUTO: dict[Task, str] = {
+    "causal": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "classification": "AutoModelForSequenceClassification",
+}
+
+
+def write_card(
+    spec: TrainSpec, metrics: dict[str, float], *, step: int, labels: Sequence[str] = ()
+) -> str:
+    """Return the card's text; `labels` are a classifier's, in the order of its logits."""
+    classes = f", num_labels={len(labels)}, id2label={dict(enumerate(labels))}" if labels else ""
     perturbed = spec.perturbation.type != "none"
     return CARD.format(
         base=spec.base_model,
+        auto=AUTO[spec.task],
+        classes=classes,
         base_json=json.dumps(spec.base_model),
         tag=f"\n- {spec.perturbation.type}" if perturbed else "",
         how=HOW[spec.perturbation.type],

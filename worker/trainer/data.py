@@ -57,7 +57,7 @@ def encode_file(path: Path, tokenizer: Any, *, max_length: int) -> Encoded:
     """
     kept: list[dict[str, list[int]]] = []
     truncated = dropped = 0
-    for row in _rows(path):
+    for row in read_rows(path):
         ids, labels = encode_row(row, tokenizer)
         truncated += len(ids) > max_length
         ids, labels = ids[:max_length], labels[:max_length]
@@ -74,12 +74,59 @@ def encode_file(path: Path, tokenizer: Any, *, max_length: int) -> Encoded:
     return Encoded(Dataset.from_list(kept), len(kept), truncated, dropped)
 
 
+def encode_pairs(path: Path, tokenizer: Any, *, max_length: int) -> Encoded:
+    """Read prompt/completion rows for an encoder-decoder, cutting each side at `max_length`."""
+    kept: list[Row] = []
+    truncated = 0
+    for row in read_rows(path):
+        source, cut = _cut(tokenizer, max_length, row["prompt"])
+        target, cut_target = _cut(tokenizer, max_length, text_target=row["completion"])
+        truncated += cut or cut_target
+        kept.append({**source, "labels": target["input_ids"]})
+    return Encoded(Dataset.from_list(kept), len(kept), truncated, dropped=0)
+
+
+def encode_labelled(
+    path: Path, tokenizer: Any, *, max_length: int, labels: Sequence[str]
+) -> Encoded:
+    """Read labelled rows for a classifier; a label becomes its place in `labels`.
+
+    Raises:
+        RunError: a label that is not among them.
+    """
+    places = {label: place for place, label in enumerate(labels)}
+    kept: list[Row] = []
+    truncated = 0
+    for row in read_rows(path):
+        if str(row["label"]) not in places:
+            raise RunError(
+                "unknown_label",
+                f"The validation file has the label {row['label']!r}, which no training row has.",
+                param="validation_file",
+            )
+        inputs, cut = _cut(tokenizer, max_length, row["text"], row.get("text_pair"))
+        truncated += cut
+        kept.append({**inputs, "labels": places[str(row["label"])]})
+    return Encoded(Dataset.from_list(kept), len(kept), truncated, dropped=0)
+
+
+def _cut(tokenizer: Any, max_length: int, *texts: str | None, **target: str) -> tuple[Row, bool]:
+    """Tokenize with the special tokens, which stay when the text is cut."""
+    whole = tokenizer(*texts, **target, verbose=False)
+    if len(whole["input_ids"]) <= max_length:
+        return dict(whole), False
+    return dict(tokenizer(*texts, **target, truncation=True, max_length=max_length)), True
+
+
 def encode_row(row: Row, tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the token ids of a row and its labels, −100 where nothing is learned."""
+    bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
     if "messages" in row:
         text, spans = render_chat(row, tokenizer)
+    elif "text" in row:
+        text = bos + row["text"] + eos
+        spans = [(0, len(text))]
     else:
-        bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
         prompt = bos + row["prompt"]
         text = prompt + row["completion"] + eos
         spans = [(len(prompt), len(text))]
@@ -167,7 +214,8 @@ def _call(call: Row) -> Row:
     return call | {"function": function | {"arguments": arguments}}
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a file that was checked when it was uploaded."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             if line.strip():

@@ -1,7 +1,7 @@
 """The PEFT methods: how each attaches to a base, is optimized, and leaves its artifact."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,6 +143,7 @@ def attach(
     total_steps: int,
     seed: int,
     batches: Batches,
+    fresh: Sequence[str] = (),
     checkpoint: Path | None = None,
     source: Path | None = None,
 ) -> Attached:
@@ -150,6 +151,7 @@ def attach(
 
     Args:
         batches: a few batches for LoRA-GA's gradient.
+        fresh: modules that start at random: they are trained whole, and the adapter carries them.
         checkpoint: where the run resumes; its factors replace a second initialisation.
         source: folder of an adapter to go on from.
 
@@ -161,7 +163,7 @@ def attach(
     try:
         if source is not None:
             return Attached(_reloaded(model, source), spec)
-        adapted = get_peft_model(model, _config(spec, task_type, total_steps))
+        adapted = get_peft_model(model, _config(spec, task_type, total_steps, fresh))
     except ValueError as error:
         raise RunError("invalid_peft", str(error), param="peft.target_modules") from error
     try:
@@ -177,13 +179,14 @@ def _reloaded(model: Any, source: Path) -> Any:
     return adapted
 
 
-def _config(spec: PeftSpec, task_type: str, total_steps: int) -> LoraConfig:
+def _config(spec: PeftSpec, task_type: str, total_steps: int, fresh: Sequence[str]) -> LoraConfig:
     targets = spec.target_modules
     shared: dict[str, Any] = {
         "lora_alpha": spec.alpha,
         "lora_dropout": spec.dropout,
         "target_modules": targets if targets == "all-linear" else list(targets),
         "task_type": task_type,
+        "modules_to_save": _outermost(fresh) or None,
     }
     if spec.method == "adalora":
         return AdaLoraConfig(
@@ -202,6 +205,13 @@ def _config(spec: PeftSpec, task_type: str, total_steps: int) -> LoraConfig:
         init_lora_weights=True,
         **shared,
     )
+
+
+def _outermost(modules: Sequence[str]) -> list[str]:
+    """Leave out what PEFT trains whole by itself (a classifier) and what lies inside another."""
+    heads = ("classifier", "score")
+    own = [name for name in modules if not any(part in heads for part in name.split("."))]
+    return [name for name in own if not any(name.startswith(f"{other}.") for other in own)]
 
 
 def _start(

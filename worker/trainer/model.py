@@ -6,11 +6,12 @@ from typing import Any, Literal
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from worker.rundir import Placement
 from worker.trainer.data import PLAIN_TEMPLATE
 from worker.trainer.faults import RunError
+from worker.trainer.tasks import CAUSAL, KINDS, Batch, Head
 
 Precision = Literal["bf16", "fp32"]
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 2e-2}  # of the largest logit
@@ -42,32 +43,70 @@ def load_tokenizer(placement: Placement) -> Any:
     return tokenizer
 
 
-def load_base(placement: Placement, precision: Precision) -> Any:
-    """Return the base model on its device. Safetensors only; no code of the model's own.
+def load_base(
+    placement: Placement, precision: Precision, head: Head = CAUSAL
+) -> tuple[Any, tuple[str, ...]]:
+    """Return the base model on its device, and the modules of its head that start at random.
+
+    Safetensors only; no code of the model's own.
 
     Raises:
-        RunError: it cannot be read.
+        RunError: it cannot be read, or lacks more weights than a new head's.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            placement.location, dtype=dtype, use_safetensors=True, **_origin(placement)
+        model, found = KINDS[head.task].model.from_pretrained(
+            placement.location,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **_classes(head),
+            **_origin(placement),
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unreadable(placement, error) from error
-    return model.to(_device())
+    unread = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
+    missing = {name.rpartition(".")[0] for name in unread}
+    if (head.task != "classification" and missing) or any(map(_is_numbered, missing)):
+        lacking = ValueError(f"there are no weights for {', '.join(sorted(missing)[:5])}")
+        raise _unreadable(placement, lacking)
+    return model.to(_device()), tuple(sorted(missing))
+
+
+def _is_numbered(module: str) -> bool:
+    """Tell a layer of the body: those are counted, a head's are not."""
+    return any(part.isdecimal() for part in module.split("."))
+
+
+def _classes(head: Head) -> dict[str, Any]:
+    if head.task != "classification":
+        return {}
+    names = dict(enumerate(head.labels))
+    return {
+        "num_labels": len(names),
+        "id2label": names,
+        "label2id": {name: place for place, name in names.items()},
+        "ignore_mismatched_sizes": True,  # a head of its own, for other labels
+    }
 
 
 @torch.no_grad()
-def sample_logits(model: Any, ids: list[int]) -> torch.Tensor:
-    """Return the logits of one row in fp32 on the CPU, shape (T, V), from the clean weights."""
+def sample_logits(model: Any, batch: Batch) -> torch.Tensor:
+    """Return the logits of a batch's first row in fp32 on the CPU, from the clean weights."""
     model.eval()
-    logits: torch.Tensor = model(input_ids=torch.tensor([ids], device=_device())).logits[0]
+    there = {name: tensor.to(_device()) for name, tensor in batch.items() if name != "labels"}
+    logits: torch.Tensor = model(**there).logits[0]
     return logits.float().cpu()
 
 
 def prove(
-    adapter: Path, placement: Placement, precision: Precision, *, ids: list[int], expected: Any
+    adapter: Path,
+    placement: Placement,
+    precision: Precision,
+    *,
+    head: Head = CAUSAL,
+    batch: Batch,
+    expected: Any,
 ) -> float:
     """Load the artifact afresh, an adapter on the original base; return how far its logits are off.
 
@@ -75,11 +114,12 @@ def prove(
         RunError: it is not the model that was trained.
     """
     if (adapter / "adapter_config.json").exists():
-        fresh = PeftModel.from_pretrained(load_base(placement, precision), str(adapter))
+        base, _ = load_base(placement, precision, head)
+        fresh = PeftModel.from_pretrained(base, str(adapter))
     else:
         whole = Placement(source="folder", location=str(adapter), revision=None)
-        fresh = load_base(whole, precision)
-    found = sample_logits(fresh, ids)
+        fresh, _ = load_base(whole, precision, head)
+    found = sample_logits(fresh, batch)
     difference = float((found - expected).abs().max())
     scale = max(float(expected.abs().max()), 1.0)
     if not difference <= TOLERANCE[precision] * scale:

@@ -11,19 +11,20 @@ from typing import Any
 
 import torch
 from transformers import set_seed
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from app.jobs.spec import Finished, Started, Stopped, TrainSpec, Warned
 from worker.rundir import Placement, RunDir
-from worker.trainer import distributed, methods, versions
+from worker.trainer import distributed, methods, tasks, versions
 from worker.trainer import model as models
 from worker.trainer.best import Best
 from worker.trainer.card import write_card
-from worker.trainer.data import Encoded, encode_file
+from worker.trainer.data import Encoded
+from worker.trainer.labels import check_same, write_labels
 from worker.trainer.methods import Attached
 from worker.trainer.model import Precision
 from worker.trainer.report import Reporter, replace_folder
-from worker.trainer.trainers import CausalTrainer, latest_checkpoint, training_arguments
+from worker.trainer.tasks import Collate, Head
+from worker.trainer.trainers import TRAINERS, latest_checkpoint, training_arguments
 
 GRADIENT_BATCHES = 8  # what LoRA-GA takes its gradient from
 
@@ -35,7 +36,10 @@ class Inputs:
     spec: TrainSpec
     placement: Placement
     precision: Precision
+    head: Head
+    fresh: tuple[str, ...]
     tokenizer: Any
+    collate: Collate
     train: Encoded
     valid: Encoded | None
 
@@ -47,8 +51,10 @@ def train(run: RunDir, stop: threading.Event) -> None:
     """
     spec, placement = run.read_spec(), run.read_placement()
     precision = models.resolve_precision(spec.training.precision)
-    base = models.load_base(placement, _storage(spec, precision))
-    inputs = _load(run, spec, placement, precision, context=models.context_length(base))
+    set_seed(spec.seed)
+    head = tasks.head_of(spec.task, run)
+    base, fresh = models.load_base(placement, _storage(spec, precision), head)
+    inputs = _load(run, spec, placement, precision, head=head, base=base, fresh=fresh)
 
     resume = latest_checkpoint(run)
     if resume is not None:
@@ -78,14 +84,18 @@ def train(run: RunDir, stop: threading.Event) -> None:
         _take_best(run, trainer.best, attached, reporter)
     temporary = run.path / "adapter.tmp"
     export(temporary, attached, inputs, reporter.metrics, step=step)
-    sample = inputs.train.dataset[0]["input_ids"]
-    expected = models.sample_logits(adapted, sample)
+    sample = inputs.collate([inputs.train.dataset[0]])
+    # Without the autocast of the training: a fresh base has none either.
+    plain = trainer.accelerator.unwrap_model(adapted, keep_fp32_wrapper=False)
+    expected = models.sample_logits(plain, sample)
     stored = _storage(spec, precision)
     tokens = int(trainer.state.num_input_tokens_seen)
     metrics = reporter.metrics
-    del base, attached, adapted, trainer, reporter
+    del base, attached, adapted, plain, trainer, reporter
     gc.collect()
-    difference = models.prove(temporary, placement, stored, ids=sample, expected=expected)
+    difference = models.prove(
+        temporary, placement, stored, head=head, batch=sample, expected=expected
+    )
     replace_folder(temporary, run.adapter)
     metrics |= {"verification_max_logit_difference": difference}
     run.append_event(Finished(at=time.time(), step=step, trained_tokens=tokens, metrics=metrics))
@@ -122,21 +132,37 @@ def export(
         told = json.loads(config.read_bytes()) | {"base_model_name_or_path": inputs.spec.base_model}
         config.write_text(json.dumps(told, indent=2, sort_keys=True))
     inputs.tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(write_card(inputs.spec, metrics, step=step))
+    labels = inputs.head.labels if inputs.head.task == "classification" else ()
+    if labels:
+        write_labels(folder, labels)
+    (folder / "README.md").write_text(write_card(inputs.spec, metrics, step=step, labels=labels))
 
 
 def _load(
-    run: RunDir, spec: TrainSpec, placement: Placement, precision: Precision, *, context: int | None
+    run: RunDir,
+    spec: TrainSpec,
+    placement: Placement,
+    precision: Precision,
+    *,
+    head: Head,
+    base: Any,
+    fresh: tuple[str, ...],
 ) -> Inputs:
     tokenizer = models.load_tokenizer(placement)
-    limit = min(spec.training.max_length, context or spec.training.max_length)
-    train_data = encode_file(run.train, tokenizer, max_length=limit)
+    seen = [models.context_length(base)]
+    if head.task != "causal":
+        seen.append(tokenizer.model_max_length)  # RoBERTa's positions are two fewer than it says
+    limit = min(spec.training.max_length, *(length for length in seen if length))
+    train_data = tasks.encode(head, run.train, tokenizer, max_length=limit)
     _warn(run, "training", train_data, limit=limit)
     valid = None
     if run.valid.exists():
-        valid = encode_file(run.valid, tokenizer, max_length=limit)
+        valid = tasks.encode(head, run.valid, tokenizer, max_length=limit)
         _warn(run, "validation", valid, limit=limit)
-    return Inputs(spec, placement, precision, tokenizer, train_data, valid)
+    collate = tasks.collator(head.task, tokenizer, base)
+    if base.config.get_text_config().pad_token_id is None:
+        base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return Inputs(spec, placement, precision, head, fresh, tokenizer, collate, train_data, valid)
 
 
 def _warn(run: RunDir, which: str, data: Encoded, *, limit: int) -> None:
@@ -152,7 +178,7 @@ def _warn(run: RunDir, which: str, data: Encoded, *, limit: int) -> None:
 
 def _trainer(
     run: RunDir, inputs: Inputs, attached: Attached, stop: threading.Event, *, resumes: bool
-) -> tuple[CausalTrainer, Reporter]:
+) -> tuple[Any, Reporter]:
     def export_step(folder: Path, metrics: dict[str, float]) -> None:
         temporary = folder.with_name(folder.name + ".tmp")
         export(temporary, attached, inputs, metrics, step=int(folder.name.rpartition("-")[2]))
@@ -164,7 +190,7 @@ def _trainer(
             inputs.spec.training.early_stopping, run.path / "best", keep=attached.save_trainable
         )
     reporter = Reporter(run, stop, export=export_step, perturbation=lambda: trainer.perturbation)
-    trainer = CausalTrainer(
+    trainer: Any = TRAINERS[inputs.head.task](
         model=attached.model,
         attached=attached,
         best=best,
@@ -179,17 +205,18 @@ def _trainer(
         train_dataset=inputs.train.dataset,
         eval_dataset=inputs.valid.dataset if inputs.valid else None,
         processing_class=inputs.tokenizer,
-        data_collator=DataCollatorForLanguageModeling(inputs.tokenizer.pad_token_id),
+        data_collator=inputs.collate,
         callbacks=[*attached.callbacks(), *([best] if best else []), reporter],
         perturbation=inputs.spec.perturbation,
         bf16_base=inputs.precision == "bf16",
         total_steps=inputs.spec.total_steps,
+        **tasks.trainer_options(inputs.head, inputs.tokenizer),
     )
     return trainer, reporter
 
 
 def _attach(run: RunDir, inputs: Inputs, base: Any, resume: Path | None) -> Attached:
-    collate = DataCollatorForLanguageModeling(inputs.tokenizer.pad_token_id)
+    collate = inputs.collate
     size = inputs.spec.training.micro_batch_size
 
     def batches() -> Iterator[dict[str, torch.Tensor]]:
@@ -198,21 +225,26 @@ def _attach(run: RunDir, inputs: Inputs, base: Any, resume: Path | None) -> Atta
         for start in range(0, min(len(rows), GRADIENT_BATCHES * size), size):
             yield collate([rows[index] for index in range(start, min(start + size, len(rows)))])
 
+    source = run.source if run.source.exists() else None
+    if source is not None and inputs.head.task == "classification":
+        check_same(source, inputs.head.labels)
     return methods.attach(
         base,
         inputs.spec.peft,
-        task_type="CAUSAL_LM",
+        task_type=tasks.KINDS[inputs.head.task].peft,
         total_steps=_total_steps(inputs),
         seed=inputs.spec.seed,
         batches=batches,
+        fresh=inputs.fresh,
         checkpoint=resume,
-        source=run.source if run.source.exists() else None,
+        source=source,
     )
 
 
 def _storage(spec: TrainSpec, precision: Precision) -> Precision:
-    """Full fine-tuning keeps its weights in fp32: steps are too small for bf16 to hold them."""
-    return "fp32" if spec.peft.method == "full" else precision
+    """Weights that are trained whole are kept in fp32: steps are too small for bf16 to hold."""
+    whole = spec.peft.method == "full" or spec.task == "classification"
+    return "fp32" if whole else precision
 
 
 def _total_steps(inputs: Inputs) -> int:

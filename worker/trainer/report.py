@@ -25,6 +25,10 @@ RENAMED = {
     "grad_norm": "grad_norm",
     "eval_loss": "valid_loss",  # at the clean weights, always
     "eval_mean_token_accuracy": "valid_mean_token_accuracy",
+    "eval_accuracy": "valid_accuracy",
+    "eval_f1": "valid_f1",
+    "eval_mcc": "valid_mcc",
+    "eval_exact_match": "valid_exact_match",
     "eval_sharpness_worst": "valid_sharpness_worst",
     "eval_sharpness_mean": "valid_sharpness_mean",
 }

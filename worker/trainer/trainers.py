@@ -1,4 +1,4 @@
-"""TRL's trainer with the perturbation mixed in, and checkpoints that resume bit for bit."""
+"""The libraries' trainers with the perturbation mixed in, and exact checkpoints."""
 
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import islice
@@ -7,18 +7,21 @@ from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Seq2SeqTrainer, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
-from app.jobs.spec import PerturbationSpec, SharpnessSpec, TrainSpec
+from app.jobs.spec import PerturbationSpec, SharpnessSpec, Task, TrainSpec
 from worker.optim.mgpo import Momentum
 from worker.optim.sharpness import Sharpness, sharpness
 from worker.rundir import RunDir
-from worker.trainer import distributed, versions
+from worker.trainer import distributed, scores, versions
 from worker.trainer.best import Best
+from worker.trainer.data import IGNORED
 from worker.trainer.methods import Attached
 from worker.trainer.perturbations import Perturbation, build
 from worker.trainer.sharded import WholeSteps, ZeroOptimizer, deepspeed_config
+from worker.trainer.tasks import KINDS
 
 PERTURBATION_FILE = "perturbation.safetensors"
 SHARPNESS_SEED = 0  # not the run's: runs of other seeds are measured alike
@@ -97,7 +100,11 @@ class PerturbationMixin:
         """Perturb while training; `training_step` takes it back after the backward."""
         if self.perturbation is not None and model.training:
             self._micro_step.enter_context(self.perturbation.perturbed())
-        return super().compute_loss(model, *args, **kwargs)  # type: ignore[misc]  # of the Trainer
+        loss = super().compute_loss(model, *args, **kwargs)  # type: ignore[misc]  # of the Trainer
+        penalty = self.attached.penalty() if model.training else None
+        if penalty is None:
+            return loss
+        return loss + penalty / self.current_gradient_accumulation_steps  # type: ignore[attr-defined]  # of the Trainer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         with self._micro_step:
@@ -164,26 +171,64 @@ class PerturbationMixin:
 class CausalTrainer(PerturbationMixin, SFTTrainer):  # type: ignore[misc]  # TRL is untyped
     """Supervised fine-tuning of a causal language model."""
 
-    def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        loss = super().compute_loss(model, *args, **kwargs)
-        penalty = self.attached.penalty() if model.training else None
-        return (
-            loss if penalty is None else loss + penalty / self.current_gradient_accumulation_steps
-        )
-
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write no card of TRL's: the adapter gets our own."""
 
 
+class ClassificationTrainer(PerturbationMixin, Trainer):  # type: ignore[misc]  # untyped
+    """Fine-tuning of an encoder with a classifying head."""
+
+
+class Text2TextTrainer(PerturbationMixin, Seq2SeqTrainer):  # type: ignore[misc]  # untyped
+    """Fine-tuning of an encoder-decoder; few and repeated completions are scored as labels."""
+
+    def __init__(self, *args: Any, label_tokens: list[torch.Tensor], **kwargs: Any) -> None:
+        self.label_tokens = label_tokens
+        super().__init__(*args, **kwargs)
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        if self.label_tokens:
+            true, predicted = self._choose_labels(dataloader)
+            found = scores.classification_scores(true, predicted)
+            output.metrics.update({f"eval_{name}": value for name, value in found.items()})
+        return output
+
+    def _choose_labels(self, dataloader: Any) -> tuple[list[int], list[int]]:
+        """Return each row's label and the one whose whole string is most likely."""
+        model = self.accelerator.unwrap_model(self.model)
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        places = {tuple(tokens.tolist()): place for place, tokens in enumerate(self.label_tokens)}
+        true: list[int] = []
+        predicted: list[int] = []
+        for batch in dataloader:
+            inputs = self._prepare_inputs(batch)
+            best = scores.label_log_likelihoods(model, inputs, self.label_tokens).argmax(dim=1)
+            rows = [row[row != IGNORED].tolist() for row in inputs["labels"]]
+            here = torch.tensor([places.get(tuple(row), -1) for row in rows], device=best.device)
+            here, best = self.accelerator.gather_for_metrics((here, best))
+            true += here.tolist()
+            predicted += best.tolist()
+        return true, predicted
+
+
+TRAINERS: dict[Task, type[PerturbationMixin]] = {
+    "causal": CausalTrainer,
+    "seq2seq": Text2TextTrainer,
+    "classification": ClassificationTrainer,
+}
+
+
 def training_arguments(
     spec: TrainSpec, run: RunDir, *, bf16: bool, evaluate: bool, resumes: bool
-) -> SFTConfig:
+) -> TrainingArguments:
     """Return the spec in the Trainer's words."""
     asked = spec.training
     share = asked.batch_size // spec.resources.gpus
     sharded = deepspeed_config(spec.resources, asked)
     on_gpu = torch.cuda.is_available()
-    return SFTConfig(
+    kind = KINDS[spec.task]
+    return kind.arguments(
         output_dir=str(run.checkpoints),
         per_device_train_batch_size=asked.micro_batch_size,
         per_device_eval_batch_size=asked.micro_batch_size,
@@ -218,12 +263,10 @@ def training_arguments(
         logging_nan_inf_filter=False,
         logging_first_step=True,
         include_num_input_tokens_seen="non_padding",
-        prediction_loss_only=True,
         dataloader_pin_memory=on_gpu,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
         report_to="none",
         disable_tqdm=True,
+        **kind.own_arguments,
     )
 
 

@@ -15,6 +15,7 @@ SPEC: dict[str, Any] = {
     "version": 1,
     "job_id": "ftjob-test",
     "base_model": "tiny-llama",
+    "task": "causal",
     "method": "supervised",
     "seed": 7,
     "peft": {

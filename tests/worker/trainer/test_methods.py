@@ -17,6 +17,7 @@ from tests.worker.trainer.runs import adapter_bytes, events, make_run, of_type, 
 from worker.rundir import RunDir
 from worker.trainer import methods, recipe
 from worker.trainer.model import sample_logits
+from worker.trainer.tasks import CAUSAL
 
 ADAPTERS = [
     "lora", "rslora", "dora", "adalora", "pissa", "lora_plus", "lora_ga", "lora_pro",
@@ -76,11 +77,13 @@ def test_plain_peft_loads_the_artifact(
     finished: dict[str, RunDir], method: str, model: Path, tmp_path: Path
 ):
     base = AutoModelForCausalLM.from_pretrained(model)
-    before = sample_logits(base, [1, 5, 9, 12])
+    before = sample_logits(base, {"input_ids": torch.tensor([[1, 5, 9, 12]])})
 
     loaded = PeftModel.from_pretrained(base, str(finished[method].adapter))
 
-    assert not torch.equal(sample_logits(loaded, [1, 5, 9, 12]), before)
+    assert not torch.equal(
+        sample_logits(loaded, {"input_ids": torch.tensor([[1, 5, 9, 12]])}), before
+    )
 
 
 def test_a_full_fine_tune_leaves_a_whole_model(finished: dict[str, RunDir], model: Path):
@@ -88,7 +91,10 @@ def test_a_full_fine_tune_leaves_a_whole_model(finished: dict[str, RunDir], mode
     base = AutoModelForCausalLM.from_pretrained(model)
 
     assert not (finished["full"].adapter / "adapter_config.json").exists()
-    assert not torch.equal(sample_logits(loaded, [1, 5, 9]), sample_logits(base, [1, 5, 9]))
+    assert not torch.equal(
+        sample_logits(loaded, {"input_ids": torch.tensor([[1, 5, 9]])}),
+        sample_logits(base, {"input_ids": torch.tensor([[1, 5, 9]])}),
+    )
 
 
 @pytest.mark.parametrize("method", ["pissa", "lora_ga"])
@@ -130,12 +136,16 @@ def test_a_changed_start_changes_no_answer(model: Path, tmp_path: Path, method: 
     run = make_run(tmp_path / "run", model, peft=peft(method))
     spec, placement = run.read_spec(), run.read_placement()
     base = AutoModelForCausalLM.from_pretrained(model)
-    before = sample_logits(base, [1, 5, 9, 12])
-    inputs = recipe._load(run, spec, placement, "fp32", context=None)
+    before = sample_logits(base, {"input_ids": torch.tensor([[1, 5, 9, 12]])})
+    inputs = recipe._load(run, spec, placement, "fp32", head=CAUSAL, base=base, fresh=())
 
     attached = recipe._attach(run, inputs, base, None)
 
-    assert torch.allclose(sample_logits(attached.model, [1, 5, 9, 12]), before, atol=1e-5)
+    assert torch.allclose(
+        sample_logits(attached.model, {"input_ids": torch.tensor([[1, 5, 9, 12]])}),
+        before,
+        atol=1e-5,
+    )
     assert all(bool(tensor.any()) for tensor in attached.initial.values())
 
 

@@ -1,0 +1,115 @@
+"""What differs between the tasks: model class, rows, batches, trainer and scores."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    DataCollatorForSeq2Seq,
+    DataCollatorWithPadding,
+    Seq2SeqTrainingArguments,
+    TrainingArguments,
+)
+from trl import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from app.jobs.spec import Task
+from worker.rundir import RunDir
+from worker.trainer import labels, scores
+from worker.trainer.data import Encoded, encode_file, encode_labelled, encode_pairs
+
+Batch = dict[str, torch.Tensor]
+Collate = Callable[[list[dict[str, Any]]], Batch]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A task in the words of transformers and PEFT."""
+
+    model: Any
+    peft: str
+    arguments: type[TrainingArguments]
+    own_arguments: dict[str, Any]
+
+
+SCORED = {"prediction_loss_only": False, "remove_unused_columns": False, "label_names": ["labels"]}
+KINDS: dict[Task, Kind] = {
+    "causal": Kind(
+        AutoModelForCausalLM,
+        "CAUSAL_LM",
+        SFTConfig,
+        {
+            "prediction_loss_only": True,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+            "max_length": None,
+        },
+    ),
+    "seq2seq": Kind(AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM", Seq2SeqTrainingArguments, SCORED),
+    "classification": Kind(
+        AutoModelForSequenceClassification, "SEQ_CLS", TrainingArguments, SCORED
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a model ends in: its task, and the labels that it chooses from, if there are any."""
+
+    task: Task = "causal"
+    labels: tuple[str, ...] = ()
+
+
+CAUSAL = Head()
+
+
+def head_of(task: Task, run: RunDir) -> Head:
+    """Return the head that a run's files ask for."""
+    if task == "classification":
+        return Head(task, labels.class_labels(run.train))
+    if task == "seq2seq":
+        files = [path for path in (run.train, run.valid) if path.exists()]
+        return Head(task, labels.completion_labels(files))
+    return Head(task)
+
+
+def encode(head: Head, path: Path, tokenizer: Any, *, max_length: int) -> Encoded:
+    """Read a file as the task needs it."""
+    if head.task == "classification":
+        return encode_labelled(path, tokenizer, max_length=max_length, labels=head.labels)
+    if head.task == "seq2seq":
+        return encode_pairs(path, tokenizer, max_length=max_length)
+    return encode_file(path, tokenizer, max_length=max_length)
+
+
+def collator(task: Task, tokenizer: Any, model: Any) -> Collate:
+    """Return what makes a batch of rows, each padded to the longest of the batch."""
+    if task == "classification":
+        return DataCollatorWithPadding(tokenizer)  # type: ignore[no-any-return]  # untyped
+    if task == "seq2seq":
+        return DataCollatorForSeq2Seq(tokenizer, model=model)  # type: ignore[no-any-return]  # untyped
+    return DataCollatorForLanguageModeling(tokenizer.pad_token_id)  # type: ignore[no-any-return]  # untyped
+
+
+def trainer_options(head: Head, tokenizer: Any) -> dict[str, Any]:
+    """Return how the task's trainer measures; TRL's knows by itself."""
+    if head.task == "causal":
+        return {}
+    options: dict[str, Any] = {
+        "compute_loss_func": scores.mean_loss,
+        "preprocess_logits_for_metrics": scores.most_likely,
+    }
+    if head.task == "classification":
+        return options | {"compute_metrics": scores.of_classes}
+    return options | {
+        "compute_metrics": scores.of_tokens,
+        "label_tokens": _label_tokens(head.labels, tokenizer),
+    }
+
+
+def _label_tokens(strings: Sequence[str], tokenizer: Any) -> list[torch.Tensor]:
+    return [torch.tensor(tokenizer(text_target=string)["input_ids"]) for string in strings]
