@@ -1,10 +1,60 @@
 """The migrations and the tables say the same."""
 
+import json
+
+import psycopg
 from alembic import command
 from alembic.script import ScriptDirectory
+from psycopg import sql
+from sqlalchemy.engine import URL, make_url
 
 from app.embedded import Services
+from app.jobs.spec import TrainSpec
 from app.migrate import alembic_config
+
+MAIN_JOB = "c34de95f6c6a"
+SPEC_OF_MAIN_JOB = {
+    "version": 1,
+    "job_id": "ftjob-1",
+    "base_model": "tiny-llama",
+    "method": "supervised",
+    "seed": 7,
+    "peft": {
+        "method": "lora",
+        "r": 8,
+        "alpha": 16.0,
+        "dropout": 0.0,
+        "target_modules": "all-linear",
+    },
+    "perturbation": {
+        "type": "mgpo",
+        "rho": 0.05,
+        "beta": 0.9,
+        "mu": None,
+        "norm": "module",
+        "apn": "relative",
+        "start_step": 0,
+    },
+    "training": {
+        "n_epochs": 3,
+        "max_steps": None,
+        "batch_size": 4,
+        "micro_batch_size": 4,
+        "learning_rate": 0.0002,
+        "warmup_ratio": 0.03,
+        "scheduler": "cosine",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "max_length": 256,
+        "precision": "auto",
+        "gradient_checkpointing": False,
+        "eval_steps": 1,
+        "checkpoint_steps": 5,
+    },
+    "resources": {"gpus": 1, "zero_stage": 0},
+    "data": {"train_sha256": "0", "train_rows": 20, "valid_sha256": None, "valid_rows": 0},
+    "total_steps": 15,
+}
 
 
 def test_there_is_one_head(services: Services):
@@ -17,16 +67,45 @@ def test_no_table_lacks_a_migration(services: Services):
     command.check(alembic_config(services.database_url))
 
 
-def test_down_and_up_again_works(services: Services):
-    import psycopg
-    from sqlalchemy.engine import make_url
-
+def empty_database(services: Services, name: str) -> URL:
     url = make_url(services.database_url)
-    admin = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE updown")
-    config = alembic_config(url.set(database="updown").render_as_string(hide_password=False))
+    with psycopg.connect(plain(url), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    return url.set(database=name)
+
+
+def plain(url: URL) -> str:
+    """The URL for psycopg itself."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def test_down_and_up_again_works(services: Services):
+    url = empty_database(services, "updown")
+    config = alembic_config(url.render_as_string(hide_password=False))
 
     command.upgrade(config, "head")
     command.downgrade(config, "base")
     command.upgrade(config, "head")
+
+
+def test_a_job_of_the_first_release_is_still_understood(services: Services):
+    url = empty_database(services, "yesterday")
+    config = alembic_config(url.render_as_string(hide_password=False))
+    command.upgrade(config, MAIN_JOB)
+    with psycopg.connect(plain(url), autocommit=True) as connection:
+        connection.execute("INSERT INTO organizations (id, name) VALUES ('org-1', 'one')")
+        connection.execute(
+            "INSERT INTO jobs (id, organization_id, status, model, training_file_id, method,"
+            " hyperparameters, spec, total_steps)"
+            " VALUES ('ftjob-1', 'org-1', 'queued', 'tiny-llama', 'file-1', '{}', '{}', %s, 15)",
+            [json.dumps(SPEC_OF_MAIN_JOB)],
+        )
+
+    command.upgrade(config, "head")
+
+    with psycopg.connect(plain(url)) as connection:
+        (spec,) = connection.execute("SELECT spec FROM jobs").fetchone()
+    understood = TrainSpec.model_validate(spec)
+    assert (understood.task, understood.resources.zero_stage) == ("causal", None)
+    assert understood.perturbation.rho_schedule == "constant"
+    assert understood.peft.source is None and understood.evaluation.sharpness is None

@@ -138,7 +138,7 @@ class TrainSpec(Frozen):
     version: Literal[1]
     job_id: str
     base_model: str
-    task: Task = "causal"  # of the jobs from before there were others
+    task: Task
     method: Literal["supervised"]
     seed: int = Field(ge=0, lt=2**31)
     peft: PeftSpec

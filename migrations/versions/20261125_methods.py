@@ -16,7 +16,7 @@ def upgrade() -> None:
     """Complete the specs of jobs that were submitted before."""
     op.execute(
         """
-        UPDATE jobs SET spec = spec
+        UPDATE jobs SET spec = '{"task": "causal"}'::jsonb || spec
           || jsonb_build_object('resources', spec->'resources'
                || '{"zero_stage": null, "offload": null}'::jsonb)
           || jsonb_build_object('perturbation',
@@ -33,7 +33,7 @@ def downgrade() -> None:
     """Take the new fields away again."""
     op.execute(
         """
-        UPDATE jobs SET spec = spec - 'evaluation'
+        UPDATE jobs SET spec = spec - 'evaluation' - 'task'
           || jsonb_build_object('resources', ((spec->'resources')
                || '{"zero_stage": 0}'::jsonb) - 'offload')
           || jsonb_build_object('perturbation',
