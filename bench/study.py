@@ -111,6 +111,7 @@ class Material:
     task_type: str
     steps: int
     evaluate_every: int
+    alpha_per_rank: float = 1.0
     accuracy: Callable[[Any], float] | None = None
 
 
@@ -175,11 +176,11 @@ def train(trial: Trial, material: Material) -> Result:
     """Train one trial in this process."""
     method = next(each for each in METHODS if each.title == trial.method)
     set_seed(trial.seed)
-    base = material.base()
+    base = material.base().to(device())
     before = _peak_bytes()
     attached = methods.attach(
         base,
-        _peft(method, trial),
+        _peft(method, trial, alpha_per_rank=material.alpha_per_rank),
         task_type=material.task_type,
         total_steps=material.steps,
         seed=trial.seed,
@@ -205,7 +206,7 @@ def train(trial: Trial, material: Material) -> Result:
         began = time.perf_counter()
         optimizer.zero_grad()
         with perturbation.perturbed() if perturbation else nullcontext():
-            model(**batch).loss.backward()
+            _loss(model, batch).backward()
         if method.sam:
             _sam_gradient(model, batch, trained)
         torch.nn.utils.clip_grad_norm_(trained, MAX_GRAD_NORM)
@@ -234,7 +235,17 @@ def held_out(model: Any, batches: Iterable[Batch]) -> float:
 
 
 def _mean_loss(model: Any, batches: Iterable[Batch]) -> Tensor:
-    return torch.stack([model(**batch).loss for batch in batches]).mean()
+    return torch.stack([_loss(model, batch) for batch in batches]).mean()
+
+
+def _loss(model: Any, batch: Batch) -> Tensor:
+    loss: Tensor = model(**{key: value.to(device()) for key, value in batch.items()}).loss
+    return loss
+
+
+def device() -> str:
+    """Return where trials train."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _sam_gradient(model: Any, batch: Batch, trained: Sequence[Tensor]) -> None:
@@ -246,17 +257,17 @@ def _sam_gradient(model: Any, batch: Batch, trained: Sequence[Tensor]) -> None:
         for parameter in moved:
             parameter.add_(parameter.grad, alpha=float(SAM_RHO / length))
             parameter.grad = None
-    model(**batch).loss.backward()
+    _loss(model, batch).backward()
     with torch.no_grad():
         for parameter, origin in zip(moved, clean, strict=True):
             parameter.copy_(origin)
 
 
-def _peft(method: Method, trial: Trial) -> PeftSpec:
+def _peft(method: Method, trial: Trial, *, alpha_per_rank: float) -> PeftSpec:
     return PeftSpec(
         method=method.peft,
         r=max(trial.r, 1),
-        alpha=float(max(trial.r, 1)),
+        alpha=alpha_per_rank * max(trial.r, 1),
         dropout=0.0,
         target_modules="all-linear",
         lr_ratio=None,

