@@ -6,16 +6,16 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Database
 from app.tables import Worker
 from app.web import Config, Db
+from app.workers.service import ALIVE
 
 router = APIRouter(tags=["health"])
 
-WORKER_SILENCE_S = 30
 CHECK_TIMEOUT_S = 3
 
 
@@ -48,10 +48,9 @@ async def readyz(response: Response, db: Db, settings: Config) -> Readiness:
 
 async def _live_workers(db: Database) -> int | None:
     """Return how many workers were heard of lately; None when the database does not answer."""
-    alive = Worker.seen_at > func.now() - text(f"interval '{WORKER_SILENCE_S} seconds'")
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S), db.transaction() as tx:
-            return (await tx.execute(select(func.count(Worker.id)).where(alive))).scalar_one()
+            return (await tx.execute(select(func.count(Worker.id)).where(ALIVE))).scalar_one()
     except (SQLAlchemyError, TimeoutError):
         return None
 

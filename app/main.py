@@ -13,6 +13,7 @@ from app.files import routes as files
 from app.jobs import routes as jobs
 from app.models import routes as models
 from app.settings import ApiSettings
+from app.workers import routes as workers
 
 DESCRIPTION = """Fine-tuning that speaks OpenAI's API and trains LoRA-MGPO adapters on your
 own machines.
@@ -34,7 +35,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.settings = settings
     app.state.bell = Bell(make_celery(settings.redis_url))
     web.install(app)
-    for part in (files, jobs, models, health):
+    for part in (files, jobs, models, workers, health):
         app.include_router(part.router)
     return app
 

@@ -114,6 +114,7 @@ class Job(Base):
             postgresql_where=text("status = 'queued'"),
         ),
         Index("ix_jobs_leased", "lease_until", postgresql_where=text("status = 'running'")),
+        Index("ix_jobs_succeeded", "finished_at", postgresql_where=text("status = 'succeeded'")),
         Index("ix_jobs_training_file", "training_file_id"),
         Index("ix_jobs_validation_file", "validation_file_id"),
         Index("ix_jobs_fine_tuned_model", "fine_tuned_model"),

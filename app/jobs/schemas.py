@@ -210,10 +210,12 @@ class ErrorOut(BaseModel):
 
 
 class QueueOut(BaseModel):
-    """Where a waiting job stands; 1 is next."""
+    """Where a waiting job stands (1 is next), about how long it waits, and why."""
 
     position: int
     ahead: int
+    eta_s: int | None
+    reason: str
 
 
 class ProgressOut(BaseModel):

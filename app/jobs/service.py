@@ -25,6 +25,7 @@ from app.models import catalog
 from app.paging import Page, cut
 from app.settings import Settings
 from app.tables import Checkpoint, File, Job, JobEvent, LogChunk, Metric
+from app.workers import service as workers
 
 
 async def create(
@@ -88,7 +89,15 @@ async def queue_place(tx: AsyncSession, job: Job) -> QueueOut | None:
     )
     query = select(func.count()).select_from(Job).where(Job.status == JobStatus.QUEUED, before)
     ahead = (await tx.execute(query)).scalar_one()
-    return QueueOut(position=ahead + 1, ahead=ahead)
+    nodes = await workers.alive(tx)
+    needed = int(job.spec["resources"]["gpus"])
+    typical_s = await workers.median_duration_s(tx)
+    return QueueOut(
+        position=ahead + 1,
+        ahead=ahead,
+        eta_s=workers.wait_s(nodes, needed=needed, ahead=ahead, typical_s=typical_s),
+        reason=workers.why_waiting(nodes, needed=needed, ahead=ahead),
+    )
 
 
 async def list_jobs(
