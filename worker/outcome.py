@@ -27,7 +27,12 @@ class Interrupted:
     """Stopped by us, not by its owner: another attempt carries on."""
 
 
-Outcome = Succeeded | FailedRun | Cancelled | Interrupted
+@dataclass(frozen=True)
+class Paused:
+    """Stopped by its owner for now: another attempt carries on when they say so."""
+
+
+Outcome = Succeeded | FailedRun | Cancelled | Interrupted | Paused
 
 KILLED = Failure(
     "killed",
@@ -37,7 +42,7 @@ KILLED = Failure(
 
 
 def outcome(exit_code: int, last: TrainEvent | None, *, stop: str | None) -> Outcome:
-    """Judge a run that is over; `stop` is what it was asked: cancel, shutdown or nothing."""
+    """Judge a run that is over; `stop` is what it was asked: cancel, pause, shutdown or nothing."""
     match last:
         case Finished() if exit_code == 0:
             return Succeeded(last)
@@ -45,10 +50,8 @@ def outcome(exit_code: int, last: TrainEvent | None, *, stop: str | None) -> Out
             return Cancelled()
         case Failed():
             return FailedRun(Failure(last.code, last.message, last.param))
-        case Stopped():
-            return Interrupted()
-        case _ if stop == "shutdown":
-            return Interrupted()
+        case _ if stop is not None or isinstance(last, Stopped):
+            return Paused() if stop == "pause" else Interrupted()
         case _ if exit_code == -signal.SIGKILL:
             return FailedRun(KILLED)
     message = (

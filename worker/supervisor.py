@@ -27,7 +27,15 @@ from app.models import catalog
 from app.settings import Settings
 from worker import archive, launcher
 from worker.devices import DevicePool
-from worker.outcome import Cancelled, FailedRun, Interrupted, Outcome, Succeeded, outcome
+from worker.outcome import (
+    Cancelled,
+    FailedRun,
+    Interrupted,
+    Outcome,
+    Paused,
+    Succeeded,
+    outcome,
+)
 from worker.rundir import LineTail, Placement, RunDir, parse_events, write_atomic
 
 log = structlog.get_logger()
@@ -163,8 +171,10 @@ async def _watch(run: Run, process: Process) -> int:
         await _relay_or_wait(run)
         if run.stop is None and run.shutdown.is_set():
             run.stop = "shutdown"
-        if run.stop and deadline is None:
-            deadline = time.monotonic() + (0 if run.stop == "cancel" else STOP_GRACE_S)
+        if run.stop == "cancel":
+            deadline = time.monotonic()
+        elif run.stop and deadline is None:
+            deadline = time.monotonic() + STOP_GRACE_S
             launcher.ask(process)
         if isinstance(run.last, Failed) and deadline is None:
             deadline = time.monotonic() + FAILED_GRACE_S
@@ -200,7 +210,7 @@ async def _relay(run: Run) -> None:
         run.printed.back_to(printed_mark)
         raise
     run.renewed_at = time.monotonic()
-    run.stop = run.stop or stop
+    run.stop = stop if stop == "cancel" else run.stop or stop
     run.last = said[-1] if said else run.last
     for event in said:
         if isinstance(event, CheckpointSaved):
@@ -231,9 +241,11 @@ async def _finish(run: Run, result: Outcome) -> None:
                 await lease.fail(tx, run.claim, failure)
             case Cancelled():
                 await lease.cancel(tx, run.claim)
+            case Paused():
+                await lease.pause(tx, run.claim)
             case Interrupted():
                 await lease.give_back(tx, run.claim, "The worker shut down; the job waits again")
-    if not isinstance(result, Interrupted):
+    if not isinstance(result, Interrupted | Paused):
         await asyncio.to_thread(shutil.rmtree, run.folder.path)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import case, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -192,6 +192,21 @@ async def give_back(tx: AsyncSession, held: Claim, why: str) -> None:
     events.add(tx, held.job_id, why, level="warn")
 
 
+async def pause(tx: AsyncSession, held: Claim) -> None:
+    """Hold a job as its owner asked, or put it back when the owner has changed their mind."""
+    wanted = case((Job.stop_requested == "pause", JobStatus.PAUSED), else_=JobStatus.QUEUED)
+    moved = await tx.execute(
+        _held(held)
+        .values(status=wanted, lease_until=None, worker=None, stop_requested=None)
+        .returning(Job.status)
+    )
+    found = moved.first()
+    if found is None:
+        raise LeaseLostError(f"{held.job_id} attempt {held.attempt}")
+    paused = found.status == JobStatus.PAUSED
+    events.add(tx, held.job_id, "The job was paused" if paused else "The job waits again")
+
+
 async def requeue_expired(tx: AsyncSession) -> list[str]:
     """End or requeue jobs whose worker fell silent; return those to wake. Safe when run twice."""
     query = (
@@ -206,6 +221,9 @@ async def requeue_expired(tx: AsyncSession) -> list[str]:
         if job.stop_requested == "cancel":
             job.status, job.finished_at = JobStatus.CANCELLED, func.now()
             events.add(tx, job.id, "The job was cancelled")
+        elif job.stop_requested == "pause":
+            job.status, job.stop_requested = JobStatus.PAUSED, None
+            events.add(tx, job.id, "The job was paused")
         elif job.lost_attempts >= MAX_LOST_ATTEMPTS:
             _poison(tx, job)
         else:

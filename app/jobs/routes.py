@@ -55,6 +55,19 @@ async def cancel_job(job_id: str, tx: Tx, caller: Caller) -> JobOut:
     return job_out(await service.cancel(tx, caller.organization_id, job_id))
 
 
+@router.post("/{job_id}/pause", response_model=JobOut)
+async def pause_job(job_id: str, tx: Tx, caller: Caller) -> JobOut:
+    """Hold a job: now if it waits, after its current step and a checkpoint if it runs."""
+    return job_out(await service.pause(tx, caller.organization_id, job_id))
+
+
+@router.post("/{job_id}/resume", response_model=JobOut)
+async def resume_job(job_id: str, tx: Tx, caller: Caller, bell: Ring) -> JobOut:
+    """Let a paused job wait for a worker again; it goes on from its last checkpoint."""
+    job = await service.resume(tx, caller.organization_id, job_id, bell=bell)
+    return job_out(job, await service.queue_place(tx, job))
+
+
 @router.get("/{job_id}/events", response_model=ListOut[EventOut])
 async def list_events(
     job_id: str, tx: Tx, caller: Caller, after: After = None, limit: Limit = 20

@@ -119,27 +119,68 @@ async def cancel(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
         InvalidJobState: it has succeeded or failed already.
     """
     job = await get(tx, organization_id, job_id)
-    moved = await tx.execute(
-        update(Job)
-        .where(Job.id == job_id, Job.status == JobStatus.QUEUED)
-        .values(status=JobStatus.CANCELLED, finished_at=func.now())
-        .returning(Job.id)
-    )
-    if moved.first():
-        events.add(tx, job_id, "The job was cancelled before it started")
+    waits = Job.status.in_((JobStatus.QUEUED, JobStatus.PAUSED))
+    if await _move(tx, job_id, waits, status=JobStatus.CANCELLED, finished_at=func.now()):
+        told = "while it was paused" if job.status == JobStatus.PAUSED else "before it started"
+        events.add(tx, job_id, f"The job was cancelled {told}")
     else:
-        await tx.execute(
-            update(Job)
-            .where(Job.id == job_id, Job.status == JobStatus.RUNNING)
-            .values(stop_requested="cancel")
-        )
+        await _move(tx, job_id, Job.status == JobStatus.RUNNING, stop_requested="cancel")
     await tx.flush()
     await tx.refresh(job)
-    if job.status in TERMINAL - {JobStatus.CANCELLED}:
-        raise InvalidJobState(
-            f"{job_id} has already {job.status}; only a live job can be cancelled."
-        )
+    _refuse_ended(job, but=JobStatus.CANCELLED, verb="cancelled")
     return job
+
+
+async def pause(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
+    """Hold a job: now if it waits, after its current step and a checkpoint if it runs.
+
+    Raises:
+        InvalidJobState: it is over, or being cancelled.
+    """
+    job = await get(tx, organization_id, job_id)
+    if await _move(tx, job_id, Job.status == JobStatus.QUEUED, status=JobStatus.PAUSED):
+        events.add(tx, job_id, "The job was paused")
+    else:
+        running = (Job.status == JobStatus.RUNNING) & Job.stop_requested.is_(None)
+        await _move(tx, job_id, running, stop_requested="pause")
+    await tx.flush()
+    await tx.refresh(job)
+    _refuse_ended(job, verb="paused")
+    if job.stop_requested == "cancel":
+        raise InvalidJobState(f"{job_id} is being cancelled; it cannot be paused.")
+    return job
+
+
+async def resume(tx: AsyncSession, organization_id: str, job_id: str, *, bell: Bell) -> Job:
+    """Let a paused job wait for a worker again; it goes on from its last checkpoint.
+
+    Raises:
+        InvalidJobState: it is over.
+    """
+    job = await get(tx, organization_id, job_id)
+    if await _move(tx, job_id, Job.status == JobStatus.PAUSED, status=JobStatus.QUEUED):
+        events.add(tx, job_id, "The job waits again")
+        after_commit(tx, partial(bell.wake, job_id))
+    else:
+        pausing = (Job.status == JobStatus.RUNNING) & (Job.stop_requested == "pause")
+        await _move(tx, job_id, pausing, stop_requested=None)
+    await tx.flush()
+    await tx.refresh(job)
+    _refuse_ended(job, verb="resumed")
+    return job
+
+
+async def _move(tx: AsyncSession, job_id: str, when: Any, **values: Any) -> bool:
+    """Change a job where it is in a state that allows it; say whether it was."""
+    moved = await tx.execute(
+        update(Job).where(Job.id == job_id, when).values(**values).returning(Job.id)
+    )
+    return moved.first() is not None
+
+
+def _refuse_ended(job: Job, *, verb: str, but: JobStatus | None = None) -> None:
+    if job.status in TERMINAL - {but}:
+        raise InvalidJobState(f"{job.id} has already {job.status}; only a live job can be {verb}.")
 
 
 async def list_events(

@@ -252,3 +252,47 @@ def test_without_a_worker_the_service_is_not_ready(http: httpx.Client):
 
     assert httpx.get(f"{base}/healthz").json() == {"status": "ok"}
     assert httpx.get(f"{base}/readyz").json()["database"] is True
+
+
+def test_a_waiting_job_is_paused_at_once_and_waits_again_when_told(
+    http: httpx.Client, training_file: str
+):
+    job = submit(http, training_file).json()["id"]
+
+    paused = [http.post(f"{JOBS}/{job}/pause").json() for _ in range(2)]
+    resumed = [http.post(f"{JOBS}/{job}/resume").json() for _ in range(2)]
+
+    assert [each["status"] for each in paused] == ["paused", "paused"]
+    assert [each["status"] for each in resumed] == ["queued", "queued"]
+    assert paused[0]["queue"] is None and resumed[0]["queue"]["position"] >= 1
+
+
+def test_a_paused_job_is_cancelled_at_once(http: httpx.Client, training_file: str):
+    job = submit(http, training_file).json()["id"]
+    http.post(f"{JOBS}/{job}/pause")
+
+    cancelled = http.post(f"{JOBS}/{job}/cancel").json()
+
+    assert cancelled["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_a_job_that_is_over_is_neither_paused_nor_resumed(
+    http: httpx.Client, training_file: str, verb: str
+):
+    job = submit(http, training_file).json()["id"]
+    http.post(f"{JOBS}/{job}/cancel")
+
+    answer = http.post(f"{JOBS}/{job}/{verb}")
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "invalid_job_state"
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_another_tenants_job_cannot_be_held(
+    http: httpx.Client, stranger: httpx.Client, training_file: str, verb: str
+):
+    job = submit(http, training_file).json()["id"]
+
+    assert stranger.post(f"{JOBS}/{job}/{verb}").status_code == 404

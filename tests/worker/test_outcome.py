@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from app.jobs.spec import Failed, Finished, Stopped, TrainEvent
-from worker.outcome import KILLED, Cancelled, FailedRun, Interrupted, Succeeded, outcome
+from worker.outcome import KILLED, Cancelled, FailedRun, Interrupted, Paused, Succeeded, outcome
 
 FINISHED = Finished(at=0, step=9, trained_tokens=100, metrics={})
 FAILED = Failed(at=0, code="diverged", message="Lower the learning rate.")
@@ -49,3 +49,12 @@ def test_a_run_that_ended_without_a_word_points_to_its_log():
 
 def test_success_without_exit_code_zero_is_no_success():
     assert isinstance(outcome(1, FINISHED, stop=None), FailedRun)
+
+
+@pytest.mark.parametrize("last", [STOPPED, None])
+def test_what_its_owner_paused_is_held(last: TrainEvent | None):
+    assert outcome(0 if last else KILL, last, stop="pause") == Paused()
+
+
+def test_a_failure_while_it_was_being_paused_is_a_failure():
+    assert isinstance(outcome(1, FAILED, stop="pause"), FailedRun)
