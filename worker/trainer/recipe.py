@@ -24,7 +24,7 @@ from worker.trainer.methods import Attached
 from worker.trainer.model import Precision
 from worker.trainer.report import Reporter, replace_folder
 from worker.trainer.tasks import Collate, Head
-from worker.trainer.trainers import TRAINERS, latest_checkpoint, training_arguments
+from worker.trainer.trainers import TRAINERS, latest_checkpoint, step_of, training_arguments
 
 GRADIENT_BATCHES = 8  # what LoRA-GA takes its gradient from
 
@@ -53,7 +53,8 @@ def train(run: RunDir, stop: threading.Event) -> None:
     precision = models.resolve_precision(spec.training.precision)
     set_seed(spec.seed)
     head = tasks.head_of(spec.task, run)
-    base, fresh = models.load_base(placement, _storage(spec, precision), head)
+    stored = _storage(spec, precision)
+    base, fresh = models.load_base(placement, stored, head)
     inputs = _load(run, spec, placement, precision, head=head, base=base, fresh=fresh)
 
     resume = latest_checkpoint(run)
@@ -88,7 +89,6 @@ def train(run: RunDir, stop: threading.Event) -> None:
     # Without the autocast of the training: a fresh base has none either.
     plain = trainer.accelerator.unwrap_model(adapted, keep_fp32_wrapper=False)
     expected = models.sample_logits(plain, sample)
-    stored = _storage(spec, precision)
     tokens = int(trainer.state.num_input_tokens_seen)
     metrics = reporter.metrics
     del base, attached, adapted, plain, trainer, reporter
@@ -181,7 +181,7 @@ def _trainer(
 ) -> tuple[Any, Reporter]:
     def export_step(folder: Path, metrics: dict[str, float]) -> None:
         temporary = folder.with_name(folder.name + ".tmp")
-        export(temporary, attached, inputs, metrics, step=int(folder.name.rpartition("-")[2]))
+        export(temporary, attached, inputs, metrics, step=step_of(folder))
         replace_folder(temporary, folder)
 
     best = None
@@ -259,7 +259,7 @@ def _say_started(run: RunDir, inputs: Inputs, adapted: Any, *, resume: Path | No
         Started(
             at=time.time(),
             total_steps=_total_steps(inputs),
-            first_step=int(resume.name.rpartition("-")[2]) + 1 if resume else 1,
+            first_step=step_of(resume) + 1 if resume else 1,
             trainable_parameters=sum(size for size, trained in sizes if trained),
             total_parameters=sum(size for size, _ in sizes),
             train_rows=inputs.train.rows,

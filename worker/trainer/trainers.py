@@ -273,8 +273,9 @@ def training_arguments(
 def latest_checkpoint(run: RunDir) -> Path | None:
     """Return the newest checkpoint that is complete."""
     complete = run.checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}")
-    return max((found.parent for found in complete), key=_step_of, default=None)
+    return max((found.parent for found in complete), key=step_of, default=None)
 
 
-def _step_of(folder: Path) -> int:
+def step_of(folder: Path) -> int:
+    """Return the step in the name of a checkpoint or an export."""
     return int(folder.name.rpartition("-")[2])

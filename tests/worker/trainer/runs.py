@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from app.jobs.spec import TrainEvent, TrainSpec
 from tests.factories import chat_row, to_jsonl
 from worker.rundir import LineTail, Placement, RunDir, parse_events
@@ -109,3 +111,19 @@ def of_type(run: RunDir, kind: type) -> list[Any]:
 
 def adapter_bytes(run: RunDir) -> bytes:
     return (run.adapter / "adapter_model.safetensors").read_bytes()
+
+
+def stopping_at(step: int, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return a stop request that arrives while `step` is computed."""
+    from worker.trainer.report import Reporter
+
+    stop = threading.Event()
+    original = Reporter.on_step_begin
+
+    def on_step_begin(self: Reporter, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.global_step + 1 == step:
+            stop.set()
+        original(self, args, state, control, **more)
+
+    monkeypatch.setattr(Reporter, "on_step_begin", on_step_begin)
+    return stop

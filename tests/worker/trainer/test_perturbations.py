@@ -1,6 +1,5 @@
 """Each perturbation through the real trainer: what it changes, and what it must not."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,14 @@ from app.jobs.defaults import _perturbation
 from app.jobs.schemas import PerturbationIn
 from app.jobs.spec import Finished, StepDone, Stopped
 from tests.factories import chat_row
-from tests.worker.trainer.runs import adapter_bytes, events, make_run, of_type, train_here
+from tests.worker.trainer.runs import (
+    adapter_bytes,
+    events,
+    make_run,
+    of_type,
+    stopping_at,
+    train_here,
+)
 from worker.rundir import RunDir
 
 VALID = [chat_row(number) for number in range(100, 104)]
@@ -47,21 +53,6 @@ def runs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunD
         name: train_here(make_run(folder / name, base, perturbation=resolved(asked)))
         for name, asked in TYPES.items()
     }
-
-
-def stopping_at(step: int, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    from worker.trainer.report import Reporter
-
-    stop = threading.Event()
-    original = Reporter.on_step_begin
-
-    def on_step_begin(self: Reporter, args: Any, state: Any, control: Any, **more: Any) -> None:
-        if state.global_step + 1 == step:
-            stop.set()
-        original(self, args, state, control, **more)
-
-    monkeypatch.setattr(Reporter, "on_step_begin", on_step_begin)
-    return stop
 
 
 @pytest.fixture

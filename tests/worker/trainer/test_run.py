@@ -3,9 +3,7 @@
 import json
 import math
 import shutil
-import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -29,6 +27,7 @@ from tests.worker.trainer.runs import (
     events,
     make_run,
     of_type,
+    stopping_at,
     train_apart,
     train_here,
 )
@@ -50,22 +49,6 @@ def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     result = train_apart(run)
     assert result.returncode == 0, result.stderr
     return run
-
-
-def stopping_at(step: int, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Return a stop request that arrives while `step` is computed."""
-    from worker.trainer.report import Reporter
-
-    stop = threading.Event()
-    original = Reporter.on_step_begin
-
-    def on_step_begin(self: Reporter, args: Any, state: Any, control: Any, **more: Any) -> None:
-        if state.global_step + 1 == step:
-            stop.set()
-        original(self, args, state, control, **more)
-
-    monkeypatch.setattr(Reporter, "on_step_begin", on_step_begin)
-    return stop
 
 
 def test_a_run_tells_its_story_in_order(finished: RunDir):
