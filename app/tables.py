@@ -60,9 +60,15 @@ class ApiKey(Base):
 
 
 class Blob(Base):
-    """Bytes in chunks of 1 MiB; `state` is writing until size and hash are known, then ready."""
+    """Bytes in chunks of 1 MiB.
+
+    `state` is writing until size and hash are known, then ready, and deleting once nobody owns it.
+    """
 
     __tablename__ = "blobs"
+    __table_args__ = (
+        Index("ix_blobs_unready", "written_at", postgresql_where=text("state <> 'ready'")),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
@@ -70,6 +76,7 @@ class Blob(Base):
     size: Mapped[int | None]
     sha256: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    written_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class BlobChunk(Base):
@@ -87,7 +94,11 @@ class File(Base):
     """A file as OpenAI's wire shows it; rows and format are known for training files."""
 
     __tablename__ = "files"
-    __table_args__ = (Index("ix_files_list", "organization_id", "created_at", "id"),)
+    __table_args__ = (
+        Index("ix_files_list", "organization_id", "created_at", "id"),
+        Index("ix_files_blob", "blob_id"),
+        Index("ix_files_expiring", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
@@ -99,6 +110,7 @@ class File(Base):
     rows: Mapped[int | None]
     row_format: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
 
 
 class Job(Base):
@@ -133,6 +145,8 @@ class Job(Base):
     user_metadata: Mapped[Json | None]
     spec: Mapped[Json]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    queued_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    retry_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
@@ -152,6 +166,39 @@ class Job(Base):
     fine_tuned_model: Mapped[str | None]
     adapter_blob_id: Mapped[str | None] = mapped_column(ForeignKey("blobs.id"))
     result_file_id: Mapped[str | None]
+
+
+class Attempt(Base):
+    """One worker's try at a job, from claim to end; open while `ended_at` is null."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (
+        PrimaryKeyConstraint("job_id", "number"),
+        Index("ix_attempts_open", "job_id", unique=True, postgresql_where=text("ended_at IS NULL")),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    worker: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    reason: Mapped[str | None]
+    first_step: Mapped[int | None]
+    last_step: Mapped[int | None]
+
+
+class ResumeState(Base):
+    """A checkpoint that another worker can carry on from; the last two of a job are kept."""
+
+    __tablename__ = "resume_states"
+    __table_args__ = (PrimaryKeyConstraint("job_id", "step"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    step: Mapped[int]
+    attempt: Mapped[int]
+    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class JobEvent(Base):

@@ -16,6 +16,7 @@ from app.jobs.schemas import (
     TrainingIn,
 )
 from app.jobs.spec import (
+    BudgetSpec,
     DataSpec,
     EarlyStoppingSpec,
     EvaluationSpec,
@@ -82,6 +83,7 @@ def resolve(body: CreateJob, facts: Facts, *, seed: int) -> TrainSpec:
         training=training,
         evaluation=EvaluationSpec.model_validate(body.evaluation.model_dump()),
         resources=resources,
+        budget=BudgetSpec.model_validate(body.budget.model_dump()),
         data=facts.data,
         total_steps=training.max_steps
         or _steps_per_epoch(facts, training.batch_size) * training.n_epochs,

@@ -157,6 +157,17 @@ class ResourcesIn(Asked):
     offload: Literal["optimizer"] | None = None
 
 
+class BudgetIn(Asked):
+    """The most a job may use; at its end the run stops and delivers the adapter it has by then.
+
+    The learning rate follows the schedule of the whole job. `max_duration_s` counts seconds of
+    running, over all attempts, not of waiting.
+    """
+
+    max_duration_s: int | None = Field(default=None, ge=1, le=10 * 365 * 86400)
+    max_steps: int | None = Field(default=None, ge=1)
+
+
 class CreateJob(Asked):
     """A fine-tuning job: OpenAI's fields, and Basin's beside them."""
 
@@ -193,6 +204,10 @@ class CreateJob(Asked):
     training: TrainingIn = TrainingIn()
     evaluation: EvaluationIn = EvaluationIn()
     resources: ResourcesIn = ResourcesIn()
+    budget: BudgetIn = BudgetIn()
+    priority: int = Field(
+        default=0, ge=-100, le=100, description="Of two jobs that wait, the higher one runs first."
+    )
 
     def chosen_hyperparameters(self) -> Hyperparameters:
         """Return the method's hyperparameters, else the old top-level form, else all auto."""
@@ -246,6 +261,7 @@ class JobOut(Listed):
     metadata: Metadata | None
     integrations: list[Any]
     suffix: str | None
+    priority: int
     attempt: int
     progress: ProgressOut
     queue: QueueOut | None
@@ -254,6 +270,7 @@ class JobOut(Listed):
     training: dict[str, Any]
     evaluation: dict[str, Any]
     resources: dict[str, Any]
+    budget: dict[str, Any]
 
 
 class EventOut(Listed):
@@ -321,6 +338,7 @@ def job_out(job: Job, queue: QueueOut | None = None) -> JobOut:
         metadata=job.user_metadata,
         integrations=[],
         suffix=job.suffix,
+        priority=job.priority,
         attempt=job.attempt,
         progress=ProgressOut(step=job.step, total_steps=job.total_steps),
         queue=queue,
@@ -329,6 +347,7 @@ def job_out(job: Job, queue: QueueOut | None = None) -> JobOut:
         training=spec.training.model_dump(mode="json"),
         evaluation=spec.evaluation.model_dump(mode="json"),
         resources=spec.resources.model_dump(mode="json"),
+        budget=spec.budget.model_dump(mode="json"),
     )
 
 

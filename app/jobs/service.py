@@ -345,6 +345,7 @@ def _row(organization_id: str, body: CreateJob, spec: TrainSpec) -> Job:
         id=spec.job_id,
         organization_id=organization_id,
         status=JobStatus.QUEUED,
+        priority=body.priority,
         model=body.model,
         training_file_id=body.training_file,
         validation_file_id=body.validation_file,

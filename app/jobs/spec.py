@@ -123,6 +123,13 @@ class ResourcesSpec(Frozen):
         return self.gpus > 1 or self.sharded
 
 
+class BudgetSpec(Frozen):
+    """Where a run ends that could go on: seconds of running, optimizer steps; null is no limit."""
+
+    max_duration_s: int | None = Field(ge=1)
+    max_steps: int | None = Field(ge=1)
+
+
 class DataSpec(Frozen):
     """The training data, by content."""
 
@@ -146,6 +153,7 @@ class TrainSpec(Frozen):
     training: TrainingSpec
     evaluation: EvaluationSpec
     resources: ResourcesSpec
+    budget: BudgetSpec
     data: DataSpec
     total_steps: int = Field(ge=1)
 

@@ -57,6 +57,7 @@ SPEC: dict[str, Any] = {
     },
     "evaluation": {"sharpness": None},
     "resources": {"gpus": 1, "zero_stage": 0},
+    "budget": {"max_duration_s": None, "max_steps": None},
     "data": {"train_sha256": "0" * 64, "train_rows": 24, "valid_sha256": None, "valid_rows": 0},
     "total_steps": 6,
 }
