@@ -64,6 +64,11 @@ async def remove(tx: AsyncSession, blob_id: str) -> None:
     await tx.execute(delete(Blob).where(Blob.id == blob_id))
 
 
+async def discard(tx: AsyncSession, *blob_ids: str) -> None:
+    """Give up blobs in this transaction; their chunks are deleted by the sweep."""
+    await tx.execute(update(Blob).where(Blob.id.in_(blob_ids)).values(state="deleting"))
+
+
 async def describe(tx: AsyncSession, blob_id: str) -> StoredBytes:
     """Return the size and hash of a ready blob."""
     blob = (

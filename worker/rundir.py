@@ -9,15 +9,19 @@ from pydantic import BaseModel, ConfigDict
 
 from app.jobs.spec import TrainEvent, TrainSpec, train_event
 
+CHECKPOINT = "checkpoint-"  # and the step: the Trainer's name for a folder to resume from
+COMPLETE = "complete"  # written last: a checkpoint without it was cut short
+
 
 class Placement(BaseModel):
-    """What only this machine knows about a run: where the base model is."""
+    """What only this attempt knows: where the base model is, how many seconds it may still run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Literal["folder", "hub"]
     location: str
     revision: str | None
+    remaining_s: float | None = None
 
 
 class RunDir:
@@ -26,7 +30,8 @@ class RunDir:
     spec.json, placement.json, train.jsonl, valid.jsonl and source/ (an adapter to go on from) are
     written by the supervisor first;
     events.jsonl and log.txt grow while the run lives; checkpoints/ is what the run resumes from;
-    exports/step-N/ and adapter/ appear complete, by rename. failure is there once a rank of several
+    exports/step-N/ and adapter/ appear complete, by rename. leaving/ holds checkpoints on their way
+    into the database. failure is there once a rank of several
     has failed. A `quiet` one says nothing: of several ranks the first one speaks for all.
     """
 
@@ -43,7 +48,17 @@ class RunDir:
         self.log = path / "log.txt"
         self.checkpoints = path / "checkpoints"
         self.exports = path / "exports"
+        self.leaving = path / "leaving"
         self.adapter = path / "adapter"
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the folder of a checkpoint."""
+        return self.checkpoints / f"{CHECKPOINT}{step}"
+
+    def latest_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint that is complete."""
+        complete = self.checkpoints.glob(f"{CHECKPOINT}*/{COMPLETE}")
+        return max((found.parent for found in complete), key=step_of, default=None)
 
     def read_spec(self) -> TrainSpec:
         return TrainSpec.model_validate_json(self.spec.read_bytes())
@@ -67,6 +82,11 @@ class RunDir:
     def _append(self, event: TrainEvent) -> None:
         with self.events.open("ab") as file:
             file.write(event.model_dump_json().encode() + b"\n")
+
+
+def step_of(folder: Path) -> int:
+    """Return the step in the name of a checkpoint or an export."""
+    return int(folder.name.rpartition("-")[2])
 
 
 class LineTail:

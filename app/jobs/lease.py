@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import case, func, select, text, update
+from sqlalchemy import case, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app import blobs
 from app.ids import new_id
-from app.jobs import events
+from app.jobs import events, queue
 from app.jobs.spec import (
     EvalDone,
     Event,
@@ -22,11 +23,16 @@ from app.jobs.spec import (
     Warned,
 )
 from app.jobs.states import SOURCES, TERMINAL, JobStatus
-from app.tables import Checkpoint, File, Job, LogChunk, Metric
+from app.tables import Attempt, Checkpoint, File, Job, LogChunk, Metric, ResumeState
 
 LEASE_S = 60
-MAX_LOST_ATTEMPTS = 3
+MAX_LOST_ATTEMPTS = 3  # in a row, without a resume state in between
+RESUME_STATES = 2
+CANCEL_SILENCE_S = 15  # a worker that renews each second and was silent so long has gone
+RETRY_S = 10  # before a killed run is tried again; twice as long the next time
 _LEASE = text(f"now() + interval '{LEASE_S} seconds'")
+_EXPIRED = Job.lease_until < func.now()
+_SILENT = Job.lease_until < text(f"now() + interval '{LEASE_S - CANCEL_SILENCE_S} seconds'")
 
 
 class LeaseLostError(Exception):
@@ -44,6 +50,8 @@ class Claim:
     training_file_id: str
     validation_file_id: str | None
     suffix: str | None
+    step: int  # how far earlier attempts told
+    ran_s: float  # how long earlier attempts ran, in seconds
 
 
 @dataclass(frozen=True)
@@ -55,18 +63,14 @@ class Failure:
     param: str | None = None
 
 
-async def claim(tx: AsyncSession, worker: str, *, devices: int) -> Claim | None:
-    """Take the best waiting job that fits `devices`, or none: two workers never take the same."""
-    best = (
-        select(Job.id)
-        .where(
-            Job.status == JobStatus.QUEUED,
-            Job.spec["resources"]["gpus"].as_integer() <= devices,
-        )
-        .order_by(Job.priority.desc(), Job.created_at, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
+async def claim(
+    tx: AsyncSession, worker: str, *, free: int, total: int | None = None
+) -> Claim | None:
+    """Take the best waiting job that fits `free` of the worker's `total` devices, or none.
+
+    Two workers never take the same one.
+    """
+    best = queue.best(free=free, total=total or free)
     job = await tx.scalar(
         update(Job)
         .where(Job.id == best.scalar_subquery(), Job.status == JobStatus.QUEUED)
@@ -75,12 +79,15 @@ async def claim(tx: AsyncSession, worker: str, *, devices: int) -> Claim | None:
             attempt=Job.attempt + 1,
             lease_until=_LEASE,
             worker=worker,
+            retry_at=None,
             started_at=func.coalesce(Job.started_at, func.now()),
         )
         .returning(Job)
     )
     if job is None:
         return None
+    ran_s = await _ran_s(tx, job.id)
+    tx.add(Attempt(job_id=job.id, number=job.attempt, worker=worker))
     events.add(tx, job.id, "Fine-tuning job started", data={"attempt": job.attempt})
     return Claim(
         job_id=job.id,
@@ -90,6 +97,8 @@ async def claim(tx: AsyncSession, worker: str, *, devices: int) -> Claim | None:
         training_file_id=job.training_file_id,
         validation_file_id=job.validation_file_id,
         suffix=job.suffix,
+        step=job.step,
+        ran_s=ran_s,
     )
 
 
@@ -118,9 +127,11 @@ async def record(tx: AsyncSession, held: Claim, said: Sequence[TrainEvent]) -> N
     if steps:
         last = steps[-1]
         await tx.execute(_held(held).values(step=last.step, progress_at=_when(last)))
+        await tx.execute(_attempt(held).values(last_step=last.step))
     for event in said:
         if isinstance(event, Started):
             await tx.execute(_held(held).values(total_steps=event.total_steps))
+            await tx.execute(_attempt(held).values(first_step=event.first_step))
 
 
 async def add_log(tx: AsyncSession, held: Claim, printed: str) -> None:
@@ -133,6 +144,8 @@ async def add_checkpoint(
     tx: AsyncSession, held: Claim, *, step: int, metrics: dict[str, Any], blob_id: str
 ) -> None:
     """Show an adapter from the middle of the run; the same step of an earlier attempt gives way."""
+    here = (Checkpoint.job_id == held.job_id) & (Checkpoint.step == step)
+    await blobs.discard(tx, *(await tx.scalars(select(Checkpoint.blob_id).where(here))))
     values = {"metrics": metrics, "blob_id": blob_id}
     row = insert(Checkpoint).values(
         id=new_id("ftckpt_"),
@@ -143,6 +156,32 @@ async def add_checkpoint(
     )
     await tx.execute(row.on_conflict_do_update(index_elements=["job_id", "step"], set_=values))
     events.add(tx, held.job_id, f"Checkpoint created at step {step}", data={"step": step})
+
+
+async def add_resume_state(tx: AsyncSession, held: Claim, *, step: int, blob_id: str) -> None:
+    """Keep what another worker can carry on from, and of the earlier ones the last.
+
+    A job that comes this far has not been killed by itself: lost attempts count from here again.
+    Call `renew` first.
+    """
+    await tx.execute(_held(held).values(lost_attempts=0))
+    own = ResumeState.job_id == held.job_id
+    kept = select(ResumeState.step).where(own, ResumeState.step < step)
+    kept = kept.order_by(ResumeState.step.desc()).limit(RESUME_STATES - 1)
+    await _drop_resume_states(tx, own & ResumeState.step.not_in(kept))
+    tx.add(ResumeState(job_id=held.job_id, step=step, attempt=held.attempt, blob_id=blob_id))
+    await tx.flush()
+
+
+async def resume_state(tx: AsyncSession, held: Claim) -> ResumeState | None:
+    """Return the newest state that the job can be carried on from."""
+    query = select(ResumeState).where(ResumeState.job_id == held.job_id)
+    return (await tx.scalars(query.order_by(ResumeState.step.desc()).limit(1))).first()
+
+
+async def drop_resume_states(tx: AsyncSession, job_id: str) -> None:
+    """Forget the resume states of a job that is over."""
+    await _drop_resume_states(tx, ResumeState.job_id == job_id)
 
 
 async def succeed(
@@ -169,6 +208,7 @@ async def fail(tx: AsyncSession, held: Claim, failure: Failure) -> None:
         tx,
         held,
         JobStatus.FAILED,
+        reason=failure.message,
         error_code=failure.code,
         error_message=failure.message,
         error_param=failure.param,
@@ -184,60 +224,68 @@ async def cancel(tx: AsyncSession, held: Claim) -> None:
 
 async def give_back(tx: AsyncSession, held: Claim, why: str) -> None:
     """Put a job back in the queue; its next attempt carries on from the last checkpoint."""
-    moved = await tx.execute(
-        _held(held).values(status=JobStatus.QUEUED, lease_until=None, worker=None).returning(Job.id)
-    )
-    if moved.first() is None:
-        raise LeaseLostError(f"{held.job_id} attempt {held.attempt}")
+    await _release(tx, held, status=JobStatus.QUEUED, queued_at=func.now())
+    await _end_attempt(tx, held, "interrupted", why)
     events.add(tx, held.job_id, why, level="warn")
 
 
 async def pause(tx: AsyncSession, held: Claim) -> None:
     """Hold a job as its owner asked, or put it back when the owner has changed their mind."""
     wanted = case((Job.stop_requested == "pause", JobStatus.PAUSED), else_=JobStatus.QUEUED)
-    moved = await tx.execute(
-        _held(held)
-        .values(status=wanted, lease_until=None, worker=None, stop_requested=None)
-        .returning(Job.status)
-    )
-    found = moved.first()
-    if found is None:
-        raise LeaseLostError(f"{held.job_id} attempt {held.attempt}")
-    paused = found.status == JobStatus.PAUSED
+    status = await _release(tx, held, status=wanted, queued_at=func.now(), stop_requested=None)
+    await _end_attempt(tx, held, "paused")
+    paused = status == JobStatus.PAUSED
     events.add(tx, held.job_id, "The job was paused" if paused else "The job waits again")
+
+
+async def lose(tx: AsyncSession, held: Claim, failure: Failure) -> None:
+    """Put back a job whose run was killed, to try again a little later; fail it at the cap."""
+    row = await tx.execute(
+        _held(held).values(lost_attempts=Job.lost_attempts + 1).returning(Job.lost_attempts)
+    )
+    lost = row.scalar_one_or_none()
+    if lost is None:
+        raise LeaseLostError(f"{held.job_id} attempt {held.attempt}")
+    if lost >= MAX_LOST_ATTEMPTS:
+        await fail(tx, held, failure)
+        return
+    wait_s = RETRY_S * 2 ** (lost - 1)
+    retry_at = text(f"now() + interval '{wait_s} seconds'")
+    await _release(tx, held, status=JobStatus.QUEUED, queued_at=func.now(), retry_at=retry_at)
+    await _end_attempt(tx, held, "killed", failure.message)
+    why = f"{failure.message} It is tried again in {wait_s} s, from its last checkpoint"
+    events.add(tx, held.job_id, why, level="warn", data={"code": failure.code})
 
 
 async def requeue_expired(tx: AsyncSession) -> list[str]:
     """End or requeue jobs whose worker fell silent; return those to wake. Safe when run twice."""
+    cancelled = (Job.stop_requested == "cancel") & _SILENT
     query = (
         select(Job)
-        .where(Job.status == JobStatus.RUNNING, Job.lease_until < func.now())
+        .where(Job.status == JobStatus.RUNNING, or_(_EXPIRED, cancelled))
         .with_for_update(skip_locked=True)
     )
     woken = []
     for job in await tx.scalars(query):
+        await _end_lost_attempt(tx, job)
         job.lost_attempts += 1
         job.lease_until = job.worker = None
         if job.stop_requested == "cancel":
             job.status, job.finished_at = JobStatus.CANCELLED, func.now()
             events.add(tx, job.id, "The job was cancelled")
+            await drop_resume_states(tx, job.id)
         elif job.stop_requested == "pause":
             job.status, job.stop_requested = JobStatus.PAUSED, None
             events.add(tx, job.id, "The job was paused")
         elif job.lost_attempts >= MAX_LOST_ATTEMPTS:
             _poison(tx, job)
+            await drop_resume_states(tx, job.id)
         else:
-            job.status = JobStatus.QUEUED
+            job.status, job.queued_at = JobStatus.QUEUED, func.now()
             events.add(tx, job.id, "The worker fell silent; the job waits again", level="warn")
             woken.append(job.id)
     await tx.flush()
     return woken
-
-
-async def waiting(tx: AsyncSession) -> str | None:
-    """Return the id of a job that waits, if any does."""
-    query = select(Job.id).where(Job.status == JobStatus.QUEUED).limit(1)
-    return (await tx.scalars(query)).first()
 
 
 async def input_blobs(tx: AsyncSession, held: Claim) -> tuple[str, str | None]:
@@ -275,15 +323,65 @@ def _held(held: Claim) -> Any:
     )
 
 
-async def _end(tx: AsyncSession, held: Claim, status: JobStatus, **values: Any) -> None:
+def _attempt(held: Claim) -> Any:
+    return update(Attempt).where(Attempt.job_id == held.job_id, Attempt.number == held.attempt)
+
+
+async def _ran_s(tx: AsyncSession, job_id: str) -> float:
+    """Return how long the attempts that are over ran."""
+    lasted = func.extract("epoch", Attempt.ended_at - Attempt.started_at)
+    query = select(func.coalesce(func.sum(lasted), 0)).where(Attempt.job_id == job_id)
+    return float((await tx.execute(query)).scalar_one())
+
+
+async def _end(
+    tx: AsyncSession, held: Claim, status: JobStatus, *, reason: str | None = None, **values: Any
+) -> None:
     assert status in TERMINAL and JobStatus.RUNNING in SOURCES[status]
+    await _release(tx, held, status=status, finished_at=func.now(), worker=Job.worker, **values)
+    await _end_attempt(tx, held, status, reason)
+    await drop_resume_states(tx, held.job_id)
+
+
+async def _release(tx: AsyncSession, held: Claim, **values: Any) -> str:
+    """Let go of a job and return its new status.
+
+    Raises:
+        LeaseLostError: it is no longer this attempt's.
+    """
     moved = await tx.execute(
-        _held(held)
-        .values(status=status, finished_at=func.now(), lease_until=None, **values)
-        .returning(Job.id)
+        _held(held).values({"lease_until": None, "worker": None} | values).returning(Job.status)
     )
-    if moved.first() is None:
+    found = moved.first()
+    if found is None:
         raise LeaseLostError(f"{held.job_id} attempt {held.attempt}")
+    status: str = found.status
+    return status
+
+
+async def _end_attempt(
+    tx: AsyncSession, held: Claim, outcome: str, reason: str | None = None
+) -> None:
+    await tx.execute(_attempt(held).values(ended_at=func.now(), outcome=outcome, reason=reason))
+
+
+async def _end_lost_attempt(tx: AsyncSession, job: Job) -> None:
+    """Close the attempt of a silent worker: it ended when it was last heard of."""
+    heard = select(Job.lease_until - text(f"interval '{LEASE_S} seconds'")).where(Job.id == job.id)
+    await tx.execute(
+        update(Attempt)
+        .where(Attempt.job_id == job.id, Attempt.ended_at.is_(None))
+        .values(
+            ended_at=func.greatest(Attempt.started_at, heard.scalar_subquery()),
+            outcome="lost",
+            reason="The worker fell silent.",
+        )
+    )
+
+
+async def _drop_resume_states(tx: AsyncSession, which: Any) -> None:
+    dropped = delete(ResumeState).where(which).returning(ResumeState.blob_id)
+    await blobs.discard(tx, *(await tx.scalars(dropped)))
 
 
 def _poison(tx: AsyncSession, job: Job) -> None:

@@ -7,11 +7,13 @@ from fastapi.responses import PlainTextResponse
 
 from app.jobs import service
 from app.jobs.schemas import (
+    AttemptsOut,
     CheckpointOut,
     CreateJob,
     EventOut,
     JobOut,
     MetricsOut,
+    attempt_out,
     checkpoint_out,
     event_out,
     job_out,
@@ -86,6 +88,13 @@ async def list_checkpoints(
         tx, caller.organization_id, job_id, after=after, limit=limit
     )
     return list_out([checkpoint_out(item) for item in page.data], has_more=page.has_more)
+
+
+@router.get("/{job_id}/attempts", response_model=AttemptsOut)
+async def list_attempts(job_id: str, tx: Tx, caller: Caller) -> AttemptsOut:
+    """List every try at a job: where it ran, how far it came and how it ended."""
+    attempts = await service.list_attempts(tx, caller.organization_id, job_id)
+    return AttemptsOut(object="list", data=[attempt_out(attempt) for attempt in attempts])
 
 
 @router.get("/{job_id}/metrics", response_model=MetricsOut)

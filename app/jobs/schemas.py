@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 from app.jobs.spec import PeftMethod, PerturbationType, Task, TrainSpec
 from app.paging import Listed
-from app.tables import Checkpoint, Job, JobEvent
+from app.tables import Attempt, Checkpoint, Job, JobEvent
 
 Metadata = dict[str, str]
 AUTO = BeforeValidator(lambda value: None if value == "auto" else value)
@@ -295,6 +295,29 @@ class CheckpointOut(Listed):
     step_number: int
 
 
+class AttemptOut(BaseModel):
+    """One worker's try at a job; `outcome` is null while it runs.
+
+    succeeded, failed and cancelled end the job; after interrupted, paused, killed (its run was) and
+    lost (its worker was) another attempt carries on from the last checkpoint.
+    """
+
+    object: Literal["fine_tuning.job.attempt"]
+    number: int
+    worker: str
+    started_at: int
+    ended_at: int | None
+    first_step: int | None
+    last_step: int | None
+    outcome: str | None
+    reason: str | None
+
+
+class AttemptsOut(BaseModel):
+    object: Literal["list"]
+    data: list[AttemptOut]
+
+
 class Series(BaseModel):
     """One metric over optimizer steps; a value that is not finite is a string, such as NaN."""
 
@@ -374,6 +397,21 @@ def checkpoint_out(checkpoint: Checkpoint) -> CheckpointOut:
         fine_tuning_job_id=checkpoint.job_id,
         metrics=checkpoint.metrics,
         step_number=checkpoint.step,
+    )
+
+
+def attempt_out(attempt: Attempt) -> AttemptOut:
+    """Show an attempt on the wire."""
+    return AttemptOut(
+        object="fine_tuning.job.attempt",
+        number=attempt.number,
+        worker=attempt.worker,
+        started_at=int(attempt.started_at.timestamp()),
+        ended_at=int(attempt.ended_at.timestamp()) if attempt.ended_at else None,
+        first_step=attempt.first_step,
+        last_step=attempt.last_step,
+        outcome=attempt.outcome,
+        reason=attempt.reason,
     )
 
 

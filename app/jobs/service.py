@@ -15,7 +15,7 @@ from app.db import after_commit
 from app.errors import InvalidJobState, InvalidRequest, NotFound, NotReady
 from app.files import service as files
 from app.ids import new_id
-from app.jobs import defaults, events, sources
+from app.jobs import defaults, events, lease, queue, sources
 from app.jobs.compatible import check_asked, check_formats
 from app.jobs.defaults import Facts
 from app.jobs.schemas import CreateJob, QueueOut, Series
@@ -24,7 +24,7 @@ from app.jobs.states import TERMINAL, JobStatus
 from app.models import catalog
 from app.paging import Page, cut
 from app.settings import Settings
-from app.tables import Checkpoint, File, Job, JobEvent, LogChunk, Metric
+from app.tables import Attempt, Checkpoint, File, Job, JobEvent, LogChunk, Metric
 from app.workers import service as workers
 
 
@@ -84,19 +84,18 @@ async def queue_place(tx: AsyncSession, job: Job) -> QueueOut | None:
     """Return where a queued job stands among all that wait."""
     if job.status != JobStatus.QUEUED:
         return None
-    before = tuple_(-Job.priority, Job.created_at, Job.id) < tuple_(
-        -job.priority, job.created_at, job.id
-    )
-    query = select(func.count()).select_from(Job).where(Job.status == JobStatus.QUEUED, before)
-    ahead = (await tx.execute(query)).scalar_one()
+    place = await queue.place(tx, job.id)
+    if place is None:  # a worker took it this moment
+        return None
+    ahead = place - 1
     nodes = await workers.alive(tx)
     needed = int(job.spec["resources"]["gpus"])
     typical_s = await workers.median_duration_s(tx)
     return QueueOut(
-        position=ahead + 1,
+        position=place,
         ahead=ahead,
         eta_s=workers.wait_s(nodes, needed=needed, ahead=ahead, typical_s=typical_s),
-        reason=workers.why_waiting(nodes, needed=needed, ahead=ahead),
+        reason=workers.why_waiting(nodes, needed=needed, ahead=ahead, retry_at=job.retry_at),
     )
 
 
@@ -123,6 +122,7 @@ async def cancel(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
     if await _move(tx, job_id, waits, status=JobStatus.CANCELLED, finished_at=func.now()):
         told = "while it was paused" if job.status == JobStatus.PAUSED else "before it started"
         events.add(tx, job_id, f"The job was cancelled {told}")
+        await lease.drop_resume_states(tx, job_id)
     else:
         await _move(tx, job_id, Job.status == JobStatus.RUNNING, stop_requested="cancel")
     await tx.flush()
@@ -158,7 +158,8 @@ async def resume(tx: AsyncSession, organization_id: str, job_id: str, *, bell: B
         InvalidJobState: it is over.
     """
     job = await get(tx, organization_id, job_id)
-    if await _move(tx, job_id, Job.status == JobStatus.PAUSED, status=JobStatus.QUEUED):
+    waiting = {"status": JobStatus.QUEUED, "queued_at": func.now()}
+    if await _move(tx, job_id, Job.status == JobStatus.PAUSED, **waiting):
         events.add(tx, job_id, "The job waits again")
         after_commit(tx, partial(bell.wake, job_id))
     else:
@@ -207,6 +208,13 @@ async def list_checkpoints(
         query = query.where(Checkpoint.step < step.scalar_subquery())
     rows = await tx.scalars(query.order_by(Checkpoint.step.desc()).limit(limit + 1))
     return cut(list(rows), limit)
+
+
+async def list_attempts(tx: AsyncSession, organization_id: str, job_id: str) -> list[Attempt]:
+    """Return every try at a job, the first one first."""
+    await get(tx, organization_id, job_id)
+    query = select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)
+    return list(await tx.scalars(query))
 
 
 async def adapter(tx: AsyncSession, organization_id: str, job_id: str) -> StoredBytes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -66,8 +66,12 @@ async def alive(tx: AsyncSession) -> list[Node]:
     ]
 
 
-def why_waiting(nodes: Sequence[Node], *, needed: int, ahead: int) -> str:
+def why_waiting(
+    nodes: Sequence[Node], *, needed: int, ahead: int, retry_at: datetime | None = None
+) -> str:
     """Say in a sentence why a job that needs so many devices does not run yet."""
+    if retry_at is not None and retry_at > datetime.now(UTC):
+        return f"Its run was killed; it is tried again at {retry_at:%H:%M:%S} UTC."
     wanted = "1 device" if needed == 1 else f"{needed} devices"
     if not nodes:
         return "No worker is alive; start one with `basin worker`."

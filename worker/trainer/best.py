@@ -42,8 +42,13 @@ class Best(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
                 self._keep(self.folder)
         else:
             self._waited += 1
-        if self._waited >= self._asked.patience:
+        if self.out_of_patience:
             control.should_training_stop = self.stopped = True
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether as many evaluations as asked were no better."""
+        return self._waited >= self._asked.patience
 
     def save_state(self, checkpoint: Path) -> None:
         if self.step:
@@ -59,3 +64,4 @@ class Best(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             self.loss, self.step, self._waited = notes["loss"], notes["step"], notes["waited"]
             if distributed.is_first():
                 shutil.copytree(saved, self.folder, dirs_exist_ok=True)
+            self.stopped = self.out_of_patience

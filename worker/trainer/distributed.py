@@ -36,15 +36,15 @@ def is_ranked() -> bool:
     return dist.is_torchelastic_launched()
 
 
-def agree(wish: bool) -> bool:
-    """Return whether any rank wishes it; the same answer on all, who must all ask."""
+def agree(*wishes: bool) -> tuple[bool, ...]:
+    """Return of each wish whether any rank has it; the same answer on all, who must all ask."""
     if not _agreeing:
-        return wish
-    wishes = torch.tensor([int(wish)])
-    dist.all_reduce(wishes, op=dist.ReduceOp.MAX, group=_agreeing[0])
-    return bool(wishes.item())
+        return wishes
+    found = torch.tensor([int(wish) for wish in wishes])
+    dist.all_reduce(found, op=dist.ReduceOp.MAX, group=_agreeing[0])
+    return tuple(bool(wish) for wish in found)
 
 
 def wait_for_all() -> None:
     """Return once every rank has come this far."""
-    agree(wish=False)
+    agree(False)

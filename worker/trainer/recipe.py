@@ -13,7 +13,7 @@ import torch
 from transformers import set_seed
 
 from app.jobs.spec import Finished, Started, Stopped, TrainSpec, Warned
-from worker.rundir import Placement, RunDir
+from worker.rundir import Placement, RunDir, step_of
 from worker.trainer import distributed, methods, tasks, versions
 from worker.trainer import model as models
 from worker.trainer.best import Best
@@ -24,7 +24,7 @@ from worker.trainer.methods import Attached
 from worker.trainer.model import Precision
 from worker.trainer.report import Reporter, replace_folder
 from worker.trainer.tasks import Collate, Head
-from worker.trainer.trainers import TRAINERS, latest_checkpoint, step_of, training_arguments
+from worker.trainer.trainers import TRAINERS, training_arguments
 
 GRADIENT_BATCHES = 8  # what LoRA-GA takes its gradient from
 
@@ -57,7 +57,7 @@ def train(run: RunDir, stop: threading.Event) -> None:
     base, fresh = models.load_base(placement, stored, head)
     inputs = _load(run, spec, placement, precision, head=head, base=base, fresh=fresh)
 
-    resume = latest_checkpoint(run)
+    resume = run.latest_checkpoint()
     if resume is not None:
         _warn_if_not_exact(run, resume)
     set_seed(spec.seed)
@@ -65,7 +65,12 @@ def train(run: RunDir, stop: threading.Event) -> None:
     adapted = attached.model
     trainer, reporter = _trainer(run, inputs, attached, stop, resumes=resume is not None)
     _say_started(run, inputs, adapted, resume=resume)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if resume is not None and _nothing_left(inputs, trainer, resume):
+        trainer.load_end(resume)
+        reporter.recall(trainer.state)
+        reporter.on_save(trainer.args, trainer.state, trainer.control)
+    else:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
     step = int(trainer.state.global_step)
     if reporter.stopped and step < trainer.state.max_steps:
@@ -99,6 +104,21 @@ def train(run: RunDir, stop: threading.Event) -> None:
     replace_folder(temporary, run.adapter)
     metrics |= {"verification_max_logit_difference": difference}
     run.append_event(Finished(at=time.time(), step=step, trained_tokens=tokens, metrics=metrics))
+
+
+def _nothing_left(inputs: Inputs, trainer: Any, checkpoint: Path) -> bool:
+    """Return whether the run that left a checkpoint had taken its last step.
+
+    The Trainer looks for the end after a step only: resumed at the end of a run it would take one
+    too many.
+    """
+    ends = [_total_steps(inputs), inputs.spec.budget.max_steps]
+    if step_of(checkpoint) >= min(end for end in ends if end is not None):
+        return True
+    if trainer.best is None:
+        return False
+    trainer.best.load_state(checkpoint)
+    return bool(trainer.best.out_of_patience)
 
 
 def _warn_if_not_exact(run: RunDir, checkpoint: Path) -> None:
@@ -189,7 +209,14 @@ def _trainer(
         best = Best(
             inputs.spec.training.early_stopping, run.path / "best", keep=attached.save_trainable
         )
-    reporter = Reporter(run, stop, export=export_step, perturbation=lambda: trainer.perturbation)
+    reporter = Reporter(
+        run,
+        stop,
+        max_steps=inputs.spec.budget.max_steps,
+        remaining_s=inputs.placement.remaining_s,
+        export=export_step,
+        perturbation=lambda: trainer.perturbation,
+    )
     trainer: Any = TRAINERS[inputs.head.task](
         model=attached.model,
         attached=attached,

@@ -12,7 +12,7 @@ import psutil
 import torch
 from transformers import TrainerCallback
 
-from app.jobs.spec import CheckpointSaved, EvalDone, StepDone
+from app.jobs.spec import CheckpointSaved, EvalDone, StepDone, Warned
 from worker.rundir import RunDir
 from worker.trainer import distributed
 from worker.trainer.faults import diverged
@@ -35,13 +35,19 @@ RENAMED = {
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """Says each step, evaluation and checkpoint; stops the run when asked or when it diverges."""
+    """Says each step, evaluation and checkpoint; stops the run when asked or when it diverges.
+
+    `max_steps` and `remaining_s` (seconds from now) are its budget: where the run ends well, but
+    earlier than it would.
+    """
 
     def __init__(
         self,
         run: RunDir,
         stop: threading.Event,
         *,
+        max_steps: int | None,
+        remaining_s: float | None,
         export: Callable[[Path, dict[str, float]], None],
         perturbation: Callable[[], Perturbation | None],
     ) -> None:
@@ -50,6 +56,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self.saved_step = self.evaluated_step = -1
         self.stopped = False
         self._stop = stop
+        self._max_steps = max_steps
+        self._deadline = None if remaining_s is None else time.monotonic() + remaining_s
         self._export = export
         self._perturbation = perturbation
         self._losses: list[float] = []
@@ -60,11 +68,23 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self._began = time.monotonic()
         self._tokens = int(state.num_input_tokens_seen)
 
-    def on_step_end(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:
-        self.stopped = distributed.agree(self._stop.is_set())
+    def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        self.stopped, late = distributed.agree(self._stop.is_set(), late)
         if self.stopped:
             control.should_save = True
             control.should_training_stop = True
+        elif late or state.global_step == self._max_steps:
+            self._end_at_budget(state, control, of="time" if late else "steps")
+
+    def _end_at_budget(self, state: Any, control: Any, *, of: str) -> None:
+        control.should_training_stop = True
+        if state.global_step < state.max_steps:
+            message = (
+                f"The budget of {of} is spent at step {state.global_step} of {state.max_steps}: the"
+                " run ends here, and delivers the adapter it has"
+            )
+            self.run.append_event(Warned(at=time.time(), code="budget_spent", message=message))
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any], **_: Any) -> None:
         step = int(state.global_step)
@@ -95,6 +115,16 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
                 metrics=self.metrics,
             )
         )
+
+    def recall(self, state: Any) -> None:
+        """Take up the metrics of a run that is over; its last evaluation need not be repeated."""
+        for logs in state.log_history:
+            found = {
+                ours: float(logs[theirs]) for theirs, ours in RENAMED.items() if theirs in logs
+            }
+            self.metrics |= found
+            if "valid_loss" in found:
+                self.evaluated_step = int(logs["step"])
 
     def _measured(self, state: Any) -> dict[str, float]:
         elapsed = time.monotonic() - self._began

@@ -7,14 +7,14 @@ from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Seq2SeqTrainer, Trainer, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import Seq2SeqTrainer, Trainer, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTTrainer
 
 from app.jobs.spec import PerturbationSpec, SharpnessSpec, Task, TrainSpec
 from worker.optim.mgpo import Momentum
 from worker.optim.sharpness import Sharpness, sharpness
-from worker.rundir import RunDir
+from worker.rundir import CHECKPOINT, COMPLETE, RunDir
 from worker.trainer import distributed, scores, versions
 from worker.trainer.best import Best
 from worker.trainer.data import IGNORED
@@ -25,7 +25,6 @@ from worker.trainer.tasks import KINDS
 
 PERTURBATION_FILE = "perturbation.safetensors"
 SHARPNESS_SEED = 0  # not the run's: runs of other seeds are measured alike
-COMPLETE = "complete"  # written last: a checkpoint without it was cut short
 
 
 class PerturbationMixin:
@@ -145,10 +144,19 @@ class PerturbationMixin:
     def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
         self.attached.load_state(Path(checkpoint))
 
+    def load_end(self, checkpoint: Path) -> None:
+        """Become what the trainer was that left a checkpoint after its last step."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        # DeepSpeed prepares a model for training, or for stage 3; what is left is to evaluate.
+        self.is_deepspeed_enabled = False
+        if self.best is not None:
+            self.best.load_state(checkpoint)
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]  # of the Trainer
         step = self.state.global_step  # type: ignore[attr-defined]  # of the Trainer
-        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"  # type: ignore[attr-defined]  # of the Trainer
+        folder = Path(self.args.output_dir) / f"{CHECKPOINT}{step}"  # type: ignore[attr-defined]  # of the Trainer
         if distributed.is_first():
             self.attached.save_state(folder)
             if self.best is not None:
@@ -268,14 +276,3 @@ def training_arguments(
         disable_tqdm=True,
         **kind.own_arguments,
     )
-
-
-def latest_checkpoint(run: RunDir) -> Path | None:
-    """Return the newest checkpoint that is complete."""
-    complete = run.checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}")
-    return max((found.parent for found in complete), key=step_of, default=None)
-
-
-def step_of(folder: Path) -> int:
-    """Return the step in the name of a checkpoint or an export."""
-    return int(folder.name.rpartition("-")[2])

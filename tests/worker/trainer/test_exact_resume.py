@@ -102,6 +102,31 @@ def test_it_does_not_matter_where_it_was_killed(
     assert sha256(killed) == sha256(undisturbed)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"training": {"max_steps": 4}, "total_steps": 4},
+        {"budget": {"max_steps": 4}},
+        {"training": {"eval_steps": 1, "early_stopping": {"patience": 1, "min_delta": 9.0}}},
+    ],
+    ids=["whole epochs", "within an epoch", "at its budget", "stopped early"],
+)
+def test_a_run_killed_after_its_last_step_trains_no_further(
+    trainer: Warm, model: Path, tmp_path: Path, changes: dict[str, Any]
+):
+    undisturbed = make(tmp_path / "undisturbed", model, **changes)
+    killed = make(tmp_path / "killed", model, **changes)
+    trainer.train(undisturbed.path)
+
+    assert trainer.train(killed.path, kill_at="delivering") == KILLED
+    trainer.train(killed.path)
+
+    last = of_type(undisturbed, Finished)[-1]
+    assert of_type(killed, Finished)[-1].step == last.step == changes.get("total_steps", last.step)
+    assert sha256(killed) == sha256(undisturbed)
+
+
 def test_a_run_killed_again_and_again_resumes_exactly(trainer: Warm, model: Path, tmp_path: Path):
     changes = {"training": {"checkpoint_steps": 1}}
     undisturbed = make(tmp_path / "undisturbed", model, **changes)

@@ -73,13 +73,14 @@ def train(order: dict[str, Any]) -> int:
 
 def die(point: str, step: int) -> None:
     """Let the process be killed at one point of its run."""
+    from worker.trainer import model
     from worker.trainer.methods import Attached
     from worker.trainer.report import Reporter
 
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def wrap(kind: type, name: str, now: Callable[..., bool]) -> None:
+    def wrap(kind: Any, name: str, now: Callable[..., bool]) -> None:
         original = getattr(kind, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -93,6 +94,8 @@ def die(point: str, step: int) -> None:
         wrap(Reporter, "on_step_begin", lambda _s, _a, state, *_, **__: state.global_step == step)
     elif point == "step_end":
         wrap(Reporter, "on_step_end", lambda _s, _a, state, *_, **__: state.global_step == step)
+    elif point == "delivering":
+        wrap(model, "prove", lambda *_, **__: True)
     else:
         wrap(Attached, "save_state", lambda _s, folder: folder.name == f"checkpoint-{step}")
 
