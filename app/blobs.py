@@ -1,8 +1,10 @@
 """Bytes in PostgreSQL: stream in, stream a range out, sha256 beside them."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -64,6 +66,12 @@ async def remove(tx: AsyncSession, blob_id: str) -> None:
     await tx.execute(delete(Blob).where(Blob.id == blob_id))
 
 
+async def is_ready(tx: AsyncSession, blob_id: str) -> bool:
+    """Return whether a blob was sealed."""
+    found = await tx.execute(select(Blob.state).where(Blob.id == blob_id))
+    return found.scalar_one_or_none() == "ready"
+
+
 async def discard(tx: AsyncSession, *blob_ids: str) -> None:
     """Give up blobs in this transaction; their chunks are deleted by the sweep."""
     await tx.execute(update(Blob).where(Blob.id.in_(blob_ids)).values(state="deleting"))
@@ -93,6 +101,20 @@ async def read(
             return
         yield data[offset:end]
         position += end - offset
+
+
+async def fetch(db: Database, blob_id: str, target: Path) -> StoredBytes:
+    """Write a ready blob to a file, and check that it is what was stored."""
+    async with db.transaction() as tx:
+        stored = await describe(tx, blob_id)
+    digest = hashlib.sha256()
+    with target.open("wb") as file:
+        async for data in read(db, blob_id):
+            digest.update(data)
+            await asyncio.to_thread(file.write, data)
+    if digest.hexdigest() != stored.sha256:
+        raise OSError(f"the database returned other bytes than were stored: {blob_id}")
+    return stored
 
 
 async def _chunk(db: Database, blob_id: str, seq: int) -> bytes | None:

@@ -7,6 +7,7 @@ from kombu.exceptions import OperationalError
 log = structlog.get_logger()
 
 TRAIN_TASK = "worker.train"
+SWEEP_TASK = "worker.sweep"
 
 
 def celery_url(redis_url: str) -> str:

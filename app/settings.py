@@ -21,11 +21,20 @@ class Settings(BaseSettings):
     database_url: str = Field(description="postgresql+psycopg://user:password@host/name")
     redis_url: str = Field(description="redis://host:6379/0, or unix:///path/to/socket")
     data_dir: Path = Field(default=Path(".basin"), description="run folders of a worker")
+    max_resume_bytes: int = Field(
+        default=16 * 1024 * MIB,
+        ge=0,
+        description="largest checkpoint kept in the database for another worker to carry on from",
+    )
     models_dir: Path | None = Field(default=None, description="folder of base models")
     hub_models: str = Field(
         default="", description="comma-separated hub ids, org/name[@revision][:task]"
     )
     devices: str = Field(default="auto", description="auto, cpu, cpu,cpu or GPU indices: 0,1")
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.data_dir / "runs"
 
     @cached_property
     def hub_revisions(self) -> dict[str, str | None]:

@@ -3,22 +3,40 @@
 import asyncio
 import shutil
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path, PurePosixPath
 
 READ_BYTES = 1 << 20
 
 
-def pack(folder: Path, target: Path) -> None:
-    """Write the files of `folder`, sorted, without times, owners or compression."""
-    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                info = tarfile.TarInfo(path.relative_to(folder).as_posix())
-                info.size = path.stat().st_size
-                info.mode = 0o644
-                with path.open("rb") as file:
-                    tar.addfile(info, file)
+def pack(folder: Path) -> Iterator[bytes]:
+    """Yield a tar of the files of `folder`, sorted, without times, owners or compression."""
+    size = 0
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            for data in _entry(path, path.relative_to(folder).as_posix()):
+                size += len(data)
+                yield data
+    end = 2 * tarfile.BLOCKSIZE
+    yield bytes(end + -(size + end) % tarfile.RECORDSIZE)
+
+
+async def stream(folder: Path) -> AsyncIterator[bytes]:
+    """Yield the same, off the event loop."""
+    pieces = pack(folder)
+    while (data := await asyncio.to_thread(next, pieces, None)) is not None:
+        yield data
+
+
+def _entry(path: Path, name: str) -> Iterator[bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = path.stat().st_size
+    info.mode = 0o644
+    yield info.tobuf(tarfile.PAX_FORMAT)
+    with path.open("rb") as file:
+        while data := file.read(READ_BYTES):
+            yield data
+    yield bytes(-info.size % tarfile.BLOCKSIZE)
 
 
 def unpack(source: Path, folder: Path) -> None:
@@ -39,10 +57,3 @@ def unpack(source: Path, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
                 shutil.copyfileobj(data, file)
-
-
-async def read(path: Path) -> AsyncIterator[bytes]:
-    """Yield a file in pieces, off the event loop."""
-    with path.open("rb") as file:
-        while data := await asyncio.to_thread(file.read, READ_BYTES):
-            yield data

@@ -9,11 +9,13 @@ from typing import Any
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
 from app import logs
-from app.broker import TRAIN_TASK, Bell, make_celery
+from app.broker import SWEEP_TASK, TRAIN_TASK, make_celery
 from app.settings import Settings, inherited_environment
 from worker.devices import DevicePool, named_devices
-from worker.sweep import pulse
+from worker.sweep import pulse, sweep_once
 from worker.tasks import train_waiting
+
+SWEEP_S = 10.0
 
 settings = Settings()
 devices = DevicePool(named_devices(settings.devices))
@@ -25,18 +27,34 @@ app = make_celery(settings.redis_url)
 app.conf.update(
     # A thread a device: it only watches a subprocess. Prefork would daemonize what trains.
     worker_pool="threads",
-    worker_concurrency=len(devices.all),
+    # And one thread for what beat sends while every device is busy.
+    worker_concurrency=len(devices.all) + 1,
     # The message is only a bell: acknowledged early, never redelivered, never hoarded.
     task_acks_late=False,
     worker_prefetch_multiplier=1,
     worker_redirect_stdouts=False,
     worker_send_task_events=False,
+    # For `celery beat`, where an operator wants one; every worker sweeps by itself as well.
+    beat_schedule={
+        "sweep": {"task": SWEEP_TASK, "schedule": SWEEP_S, "options": {"expires": SWEEP_S}}
+    },
 )
 
 
 @app.task(name=TRAIN_TASK)  # type: ignore[untyped-decorator]  # Celery is untyped
 def train(_job_id: str) -> None:
     """Run what waits, the best first; the id in the message is only the reason for the bell."""
+    _train()
+
+
+@app.task(name=SWEEP_TASK)  # type: ignore[untyped-decorator]  # Celery is untyped
+def sweep_now() -> None:
+    """Requeue what fell silent and start what waits; harmless however many do it at once."""
+    if asyncio.run(sweep_once(settings.database_url)):
+        _train()
+
+
+def _train() -> None:
     train_waiting(
         settings, inherited_environment(), worker=worker_name, devices=devices, shutdown=shutdown
     )
@@ -62,10 +80,11 @@ def _pulse() -> None:
     asyncio.run(
         pulse(
             settings.database_url,
-            Bell(app),
             worker=worker_name,
             hostname=hostname,
             devices=devices,
+            runs=settings.runs_dir,
+            start=lambda: threading.Thread(target=_train, name="train").start(),
             stop=shutdown,
         )
     )

@@ -32,29 +32,62 @@ class Paused:
     """Stopped by its owner for now: another attempt carries on when they say so."""
 
 
-Outcome = Succeeded | FailedRun | Cancelled | Interrupted | Paused
+@dataclass(frozen=True)
+class Lost:
+    """Ended by what another try may not meet: it is tried again, up to the cap."""
 
-KILLED = Failure(
-    "killed",
-    "The system killed the run (SIGKILL), most often because the machine ran out of memory. Lower"
-    " training.micro_batch_size or training.max_length, or set training.gradient_checkpointing.",
+    failure: Failure
+
+
+Outcome = Succeeded | FailedRun | Cancelled | Interrupted | Paused | Lost
+
+DISK_FULL = Failure("disk_full", "The worker's disk is full; free space under its data folder.")
+BUDGET_EXCEEDED = Failure(
+    "budget_exceeded",
+    "The budget's time was over before the run could deliver an adapter. Raise"
+    " budget.max_duration_s; what checkpoints there are stay.",
+    "budget.max_duration_s",
 )
+MEMORY_KNOB = "training.micro_batch_size"
+# Failures of the machine, not of the job.
+AGAIN = frozenset({"disk_full", "rank_lost"})
 
 
-def outcome(exit_code: int, last: TrainEvent | None, *, stop: str | None) -> Outcome:
-    """Judge a run that is over; `stop` is what it was asked: cancel, pause, shutdown or nothing."""
+def outcome(
+    exit_code: int,
+    last: TrainEvent | None,
+    *,
+    stop: str | None,
+    out_of_memory: str | None = None,
+) -> Outcome:
+    """Judge a run that is over.
+
+    `stop` is what it was asked: cancel, pause, shutdown, budget or nothing; `out_of_memory` is
+    what to tell the owner when the system killed something for memory meanwhile.
+    """
     match last:
         case Finished() if exit_code == 0:
             return Succeeded(last)
         case _ if stop == "cancel":
             return Cancelled()
         case Failed():
-            return FailedRun(Failure(last.code, last.message, last.param))
+            failure = Failure(last.code, last.message, last.param)
+            return Lost(failure) if last.code in AGAIN else FailedRun(failure)
+        case _ if stop == "budget":
+            return FailedRun(BUDGET_EXCEEDED)
         case _ if stop is not None or isinstance(last, Stopped):
             return Paused() if stop == "pause" else Interrupted()
-        case _ if exit_code == -signal.SIGKILL:
-            return FailedRun(KILLED)
+        case _ if exit_code == -signal.SIGKILL and out_of_memory is not None:
+            return Lost(Failure("out_of_memory", out_of_memory, MEMORY_KNOB))
+        case _ if exit_code < 0:
+            return Lost(_killed(-exit_code))
     message = (
         f"The run ended without a word (exit code {exit_code}); the job's logs show its last lines."
     )
     return FailedRun(Failure("internal_error", message))
+
+
+def _killed(by: int) -> Failure:
+    name = signal.Signals(by).name
+    message = f"The run was killed by {name}; the job's logs show how far it came."
+    return Failure("killed", message)

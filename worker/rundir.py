@@ -14,14 +14,17 @@ COMPLETE = "complete"  # written last: a checkpoint without it was cut short
 
 
 class Placement(BaseModel):
-    """What only this attempt knows: where the base model is, how many seconds it may still run."""
+    """What only this attempt knows: where the base model is, and when its time is over.
+
+    `ends_at` is in seconds of the machine's monotonic clock, which its processes share.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Literal["folder", "hub"]
     location: str
     revision: str | None
-    remaining_s: float | None = None
+    ends_at: float | None = None
 
 
 class RunDir:

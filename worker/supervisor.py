@@ -2,73 +2,57 @@
 
 import asyncio
 import csv
-import hashlib
+import errno
 import io
-import shutil
 import threading
 import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import blobs
-from app.blobs import StoredBytes
 from app.db import Database, connected
 from app.errors import ModelNotFound
 from app.files import service as files
 from app.jobs import lease, sources
 from app.jobs.lease import Claim, Failure, LeaseLostError
-from app.jobs.spec import CheckpointSaved, Failed, Finished, TrainEvent
+from app.jobs.spec import EvalDone, Failed, Finished, StepDone, TrainEvent
 from app.models import catalog
 from app.settings import Settings
-from worker import archive, launcher
+from app.tables import ResumeState
+from worker import archive, launcher, leftovers, memory
 from worker.devices import DevicePool
 from worker.outcome import (
+    DISK_FULL,
     Cancelled,
     FailedRun,
     Interrupted,
+    Lost,
     Outcome,
     Paused,
     Succeeded,
     outcome,
 )
-from worker.rundir import LineTail, Placement, RunDir, parse_events, write_atomic
+from worker.relay import relay
+from worker.run import DATABASE_AWAY, Run, guard, keep, patiently
+from worker.rundir import Placement, RunDir, step_of, write_atomic
+from worker.uploads import own, store, store_checkpoint, store_exports, upload
 
 log = structlog.get_logger()
 
 RELAY_S = 1.0
 STOP_GRACE_S = 30.0
 FAILED_GRACE_S = 5.0  # ranks may hang, waiting for the one that failed
-GIVE_UP_S = lease.LEASE_S * 2 / 3
+BUDGET_GRACE_S = 120.0  # to end the step, evaluate, and prove the adapter
 RESULT_COLUMNS = {
     "train_loss": "train_loss",
     "train_accuracy": "train_mean_token_accuracy",
     "valid_loss": "valid_loss",
     "valid_mean_token_accuracy": "valid_mean_token_accuracy",
 }
-
-
-@dataclass
-class Run:
-    """One attempt at a job on this machine."""
-
-    db: Database
-    claim: Claim
-    folder: RunDir
-    shutdown: threading.Event
-    events: LineTail = field(init=False)
-    printed: LineTail = field(init=False)
-    last: TrainEvent | None = None
-    stop: str | None = None
-    renewed_at: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        self.events = LineTail(self.folder.events)
-        self.printed = LineTail(self.folder.log)
 
 
 async def run_next(
@@ -86,11 +70,12 @@ async def run_next(
             return False
         bound = log.bind(job_id=claim.job_id, attempt=claim.attempt)
         bound.info("job.claimed", devices=held)
-        run = Run(db, claim, RunDir(_runs(settings) / claim.job_id), shutdown)
+        folder = RunDir(settings.runs_dir / claim.job_id / f"attempt-{claim.attempt}")
+        run = Run(db, claim, folder, shutdown)
         try:
-            await _run(run, settings, environment, devices=held)
-        except LeaseLostError:
-            bound.warning("job.lease_lost")
+            await _hold(run, settings, environment, devices=held)
+        except* LeaseLostError as lost:
+            bound.warning("job.lease_lost", why=str(lost.exceptions[0]))
         finally:
             devices.give_back(held)
         return True
@@ -104,8 +89,25 @@ async def claim_job(
         if not devices.free:
             return None, []
         async with db.transaction() as tx:
-            claim = await lease.claim(tx, worker, devices=devices.free)
+            claim = await lease.claim(tx, worker, free=devices.free, total=len(devices.all))
         return claim, devices.take(claim.spec.resources.gpus) if claim else []
+
+
+async def _hold(
+    run: Run, settings: Settings, environment: Mapping[str, str], *, devices: Sequence[str]
+) -> None:
+    """Run the job while the hold on it is kept; whichever task fails ends the others."""
+    async with asyncio.TaskGroup() as group:
+        beside = [
+            group.create_task(keep(run)),
+            group.create_task(guard(run)),
+            group.create_task(upload(run, max_bytes=settings.max_resume_bytes)),
+        ]
+        try:
+            await _run(run, settings, environment, devices=devices)
+        finally:
+            for task in beside:
+                task.cancel()
 
 
 async def _run(
@@ -113,10 +115,22 @@ async def _run(
 ) -> None:
     try:
         placement = await _prepare(run, settings)
+        result = await _train(run, placement, environment, devices=devices)
     except ModelNotFound as error:
-        await _finish(run, FailedRun(Failure("base_model_unreadable", error.message, error.param)))
-        return
-    process = await launcher.launch(
+        result = FailedRun(Failure("base_model_unreadable", error.message, error.param))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        result = Lost(DISK_FULL)
+    await _finish(run, result, max_resume_bytes=settings.max_resume_bytes)
+
+
+async def _train(
+    run: Run, placement: Placement, environment: Mapping[str, str], *, devices: Sequence[str]
+) -> Outcome:
+    """Launch the run, see it to its end, and judge that."""
+    kills = memory.oom_kills()
+    run.process = await launcher.launch(
         launcher.train_command(run.folder.path, run.claim.spec.resources),
         environment=launcher.train_environment(
             environment, devices=devices, offline=placement.source == "folder"
@@ -124,136 +138,169 @@ async def _run(
         log=run.folder.log,
     )
     try:
-        exit_code = await _watch(run, process)
+        exit_code = await _watch(run, run.process, ends_at=placement.ends_at)
     finally:
-        await launcher.kill(process)
-    await _finish(run, outcome(exit_code, run.last, stop=run.stop))
+        await launcher.kill(run.process)
+    told = memory.killed(run.claim.spec, run.last_step) if memory.oom_kills() > kills else None
+    return outcome(exit_code, run.last, stop=run.stop, out_of_memory=told)
 
 
 async def _prepare(run: Run, settings: Settings) -> Placement:
-    """Write the run folder; what an earlier attempt left to resume from stays."""
+    """Write the run folder, with what an earlier attempt left to carry on from."""
     folder, claim = run.folder, run.claim
-    folder.path.mkdir(parents=True, exist_ok=True)
-    for stale in (folder.events, folder.failure, folder.log):
-        stale.unlink(missing_ok=True)
     base = catalog.find(
         claim.spec.base_model, settings.models_dir, settings.hub_revisions, settings.hub_tasks
     )
-    placement = Placement(source=base.source, location=base.location, revision=base.revision)
+    placement = Placement(
+        source=base.source,
+        location=base.location,
+        revision=base.revision,
+        ends_at=_ends_at(claim),
+    )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    earlier = await asyncio.to_thread(leftovers.adopt, folder)
     async with run.db.transaction() as tx:
         train, valid = await lease.input_blobs(tx, claim)
-    await _fetch(run.db, train, folder.train)
+        state = await lease.resume_state(tx, claim)
+    await blobs.fetch(run.db, train, folder.train)
     if valid:
-        await _fetch(run.db, valid, folder.valid)
+        await blobs.fetch(run.db, valid, folder.valid)
     if claim.spec.peft.source is not None:
         await _fetch_source(run, claim.spec.peft.source)
+    if state is not None:
+        run.stored_step = state.step
+        await _fetch_checkpoint(run, state)
+    await _tell_untold(run, earlier)
     write_atomic(folder.placement, placement.model_dump_json().encode())
     write_atomic(folder.spec, claim.spec.model_dump_json(indent=2).encode())
     return placement
+
+
+def _ends_at(claim: Claim) -> float | None:
+    """Return when the job's budget of time is spent, on the monotonic clock of this machine."""
+    limit_s = claim.spec.budget.max_duration_s
+    return None if limit_s is None else time.monotonic() + max(limit_s - claim.ran_s, 0.0)
 
 
 async def _fetch_source(run: Run, name: str) -> None:
     """Unpack the adapter that the run goes on from."""
     async with run.db.transaction() as tx:
         source = await sources.find(tx, run.claim.organization_id, name)
-    archived = run.folder.source.with_suffix(".tar")
-    await _fetch(run.db, source.blob_id, archived)
-    await asyncio.to_thread(archive.unpack, archived, run.folder.source)
+    await _unpack(run, source.blob_id, run.folder.source)
+
+
+async def _fetch_checkpoint(run: Run, state: ResumeState) -> None:
+    """Unpack what another worker left, unless this machine has as much."""
+    found = run.folder.latest_checkpoint()
+    if found is None or step_of(found) < state.step:
+        await _unpack(run, state.blob_id, run.folder.checkpoint(state.step))
+
+
+async def _unpack(run: Run, blob_id: str, target: Path) -> None:
+    """Let the folder of an archive appear, complete."""
+    archived, temporary = target.with_suffix(".tar"), target.with_suffix(".tmp")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    await blobs.fetch(run.db, blob_id, archived)
+    await asyncio.to_thread(archive.unpack, archived, temporary)
+    temporary.rename(target)
     archived.unlink()
 
 
-async def _watch(run: Run, process: Process) -> int:
+async def _tell_untold(run: Run, said: Sequence[TrainEvent]) -> None:
+    """Tell of steps that an earlier attempt took, and could not: this one does not repeat them."""
+    found = run.folder.latest_checkpoint()
+    upto = step_of(found) if found else 0
+    untold = [
+        event
+        for event in said
+        if isinstance(event, StepDone | EvalDone) and run.claim.step < event.step <= upto
+    ]
+    async with run.db.transaction() as tx:
+        await lease.renew(tx, run.claim)
+        await lease.record(tx, run.claim, untold)
+
+
+async def _watch(run: Run, process: Process, *, ends_at: float | None) -> int:
     """Relay until the run is over; pass stop requests on. Returns its exit code."""
-    deadline: float | None = None
+    kill_at: float | None = None
     ended = asyncio.ensure_future(process.wait())
     while not ended.done():
         await asyncio.wait([ended], timeout=RELAY_S)
         await _relay_or_wait(run)
-        if run.stop is None and run.shutdown.is_set():
-            run.stop = "shutdown"
-        if run.stop == "cancel":
-            deadline = time.monotonic()
-        elif run.stop and deadline is None:
-            deadline = time.monotonic() + STOP_GRACE_S
-            launcher.ask(process)
-        if isinstance(run.last, Failed) and deadline is None:
-            deadline = time.monotonic() + FAILED_GRACE_S
-        if deadline is not None and time.monotonic() >= deadline:
+        kill_at = _stop(run, process, kill_at, ends_at=ends_at)
+        if kill_at is not None and time.monotonic() >= kill_at:
             await launcher.kill(process)
-    await _relay(run)
+    while await patiently(run, lambda: relay(run)):
+        pass
     return await ended
 
 
+def _stop(
+    run: Run, process: Process, kill_at: float | None, *, ends_at: float | None
+) -> float | None:
+    """Pass on what the run is asked to do; return when it is to be killed, if it is."""
+    now = time.monotonic()
+    if run.stop is None and run.shutdown.is_set():
+        run.stop = "shutdown"
+    if run.stop == "cancel":
+        return now
+    if kill_at is not None:
+        return kill_at
+    if run.stop is not None:
+        launcher.ask(process)
+        return now + STOP_GRACE_S
+    if isinstance(run.last, Failed):
+        return now + FAILED_GRACE_S
+    if ends_at is not None and now >= ends_at + BUDGET_GRACE_S:
+        run.stop = "budget"
+        return now
+    return None
+
+
 async def _relay_or_wait(run: Run) -> None:
-    """Relay; while the database is away keep training, but not past two thirds of the lease."""
+    """Relay; while the database is away let the run train on."""
     try:
-        await _relay(run)
-    except DBAPIError as error:
+        await relay(run)
+    except DATABASE_AWAY as error:
         log.warning("relay.postponed", job_id=run.claim.job_id, error=str(error.orig))
-        if time.monotonic() - run.renewed_at > GIVE_UP_S:
-            raise LeaseLostError(f"{run.claim.job_id}: not renewed in time") from error
 
 
-async def _relay(run: Run) -> None:
-    """Move whole new lines into the database: one transaction with the lease's renewal."""
-    events_mark, printed_mark = run.events.mark(), run.printed.mark()
-    said = list(parse_events(run.events.read()))
-    printed = run.printed.read().decode(errors="replace").replace("\0", "")
-    try:
-        async with run.db.transaction() as tx:
-            stop = await lease.renew(tx, run.claim)
-            await lease.record(tx, run.claim, said)
-            if printed:
-                await lease.add_log(tx, run.claim, printed)
-    except DBAPIError:
-        run.events.back_to(events_mark)
-        run.printed.back_to(printed_mark)
-        raise
-    run.renewed_at = time.monotonic()
-    run.stop = stop if stop == "cancel" else run.stop or stop
-    run.last = said[-1] if said else run.last
-    for event in said:
-        if isinstance(event, CheckpointSaved):
-            await _store_checkpoint(run, event)
-
-
-async def _store_checkpoint(run: Run, event: CheckpointSaved) -> None:
-    folder = run.folder.path / event.folder
-    stored = await _store(run, folder)
-    async with run.db.transaction() as tx:
-        await lease.renew(tx, run.claim)
-        await blobs.seal(tx, stored)
-        await lease.add_checkpoint(
-            tx, run.claim, step=event.step, metrics=dict(event.metrics), blob_id=stored.blob_id
-        )
-    await asyncio.to_thread(shutil.rmtree, folder)
-
-
-async def _finish(run: Run, result: Outcome) -> None:
+async def _finish(run: Run, result: Outcome, *, max_resume_bytes: int) -> None:
     log.info("job.ended", job_id=run.claim.job_id, outcome=type(result).__name__)
-    if isinstance(result, Succeeded):
-        await _succeed(run, result.finished)
-        await asyncio.to_thread(shutil.rmtree, run.folder.path)
-        return
+    goes_on = isinstance(result, Paused | Interrupted | Lost)
+    async with run.storing:
+        await store_exports(run)
+        stored = goes_on and await store_checkpoint(run, max_bytes=max_resume_bytes)
+        if isinstance(result, Succeeded):
+            await _succeed(run, result.finished)
+        else:
+            await patiently(run, lambda: _end(run, result))
+    if stored or not goes_on:
+        await asyncio.to_thread(leftovers.remove, run.folder.path)
+
+
+async def _end(run: Run, result: Outcome) -> None:
     async with run.db.transaction() as tx:
         match result:
             case FailedRun(failure):
                 await lease.fail(tx, run.claim, failure)
+            case Lost(failure):
+                await lease.lose(tx, run.claim, failure)
             case Cancelled():
                 await lease.cancel(tx, run.claim)
             case Paused():
                 await lease.pause(tx, run.claim)
             case Interrupted():
                 await lease.give_back(tx, run.claim, "The worker shut down; the job waits again")
-    if not isinstance(result, Interrupted | Paused):
-        await asyncio.to_thread(shutil.rmtree, run.folder.path)
 
 
 async def _succeed(run: Run, finished: Finished) -> None:
-    adapter = await _store(run, run.folder.adapter)
-    results = await blobs.write(run.db, run.claim.organization_id, _results(run))
-    async with run.db.transaction() as tx:
-        await blobs.seal(tx, adapter)
+    adapter = await store(run, run.folder.adapter)
+    results = await patiently(
+        run, lambda: blobs.write(run.db, run.claim.organization_id, _results(run))
+    )
+
+    async def succeed(tx: AsyncSession) -> None:
         file = await files.add(
             tx,
             run.claim.organization_id,
@@ -267,19 +314,7 @@ async def _succeed(run: Run, finished: Finished) -> None:
             tx, run.claim, finished, adapter_blob_id=adapter.blob_id, result_file_id=file.id
         )
 
-
-async def _store(run: Run, folder: Path) -> StoredBytes:
-    """Put a folder's archive into the database and prove it by reading it back."""
-    target = folder.with_name(folder.name + ".tar")
-    await asyncio.to_thread(archive.pack, folder, target)
-    stored = await blobs.write(run.db, run.claim.organization_id, archive.read(target))
-    digest = hashlib.sha256()
-    async for data in blobs.read(run.db, stored.blob_id):
-        digest.update(data)
-    if digest.hexdigest() != stored.sha256:
-        raise OSError(f"the database returned other bytes than were stored: {stored.blob_id}")
-    target.unlink()
-    return stored
+    await patiently(run, lambda: own(run, adapter, succeed))
 
 
 async def _results(run: Run) -> AsyncIterator[bytes]:
@@ -295,13 +330,3 @@ async def _results(run: Run) -> AsyncIterator[bytes]:
     for step, values in steps.items():
         writer.writerow([step, *(values.get(name, "") for name in RESULT_COLUMNS.values())])
     yield out.getvalue().encode()
-
-
-async def _fetch(db: Database, blob_id: str, target: Path) -> None:
-    with target.open("wb") as file:
-        async for data in blobs.read(db, blob_id):
-            await asyncio.to_thread(file.write, data)
-
-
-def _runs(settings: Settings) -> Path:
-    return settings.data_dir / "runs"

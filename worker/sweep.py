@@ -1,17 +1,19 @@
-"""The worker's pulse: says it is alive, requeues the silent, rings for the waiting."""
+"""The worker's pulse: says it is alive, requeues the silent, starts what waits."""
 
 import asyncio
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from app.broker import Bell
 from app.db import Database, connected
-from app.jobs import lease
+from app.jobs import lease, queue
 from app.tables import Worker
+from worker import leftovers
 from worker.devices import DevicePool
 
 log = structlog.get_logger()
@@ -19,15 +21,20 @@ log = structlog.get_logger()
 PULSE_S = 5.0
 
 
-async def sweep(db: Database, bell: Bell, *, free: int) -> None:
-    """Requeue jobs whose lease ran out; ring once when a job waits and a device is free."""
+async def sweep(db: Database) -> bool:
+    """Requeue jobs whose lease ran out; say whether a job waits that may start."""
     async with db.transaction() as tx:
         woken = await lease.requeue_expired(tx)
-        waiting = await lease.waiting(tx)
+        waiting = await queue.first_waiting(tx)
     for job_id in woken:
         log.warning("job.requeued", job_id=job_id)
-    if waiting and free:
-        await asyncio.to_thread(bell.wake, waiting)
+    return waiting is not None
+
+
+async def sweep_once(database_url: str) -> bool:
+    """Sweep with a connection of its own."""
+    async with connected(database_url) as db:
+        return await sweep(db)
 
 
 async def beat(db: Database, *, worker: str, hostname: str, devices: DevicePool) -> None:
@@ -42,20 +49,26 @@ async def beat(db: Database, *, worker: str, hostname: str, devices: DevicePool)
 
 async def pulse(
     database_url: str,
-    bell: Bell,
     *,
     worker: str,
     hostname: str,
     devices: DevicePool,
+    runs: Path,
+    start: Callable[[], None],
     stop: threading.Event,
 ) -> None:
-    """Beat and sweep every few seconds until told to stop; an absent database is waited for."""
+    """Beat and sweep every few seconds until told to stop; an absent database is waited for.
+
+    What waits is started here, without a message: it needs neither Redis nor Celery.
+    """
     async with connected(database_url) as db:
         while not stop.is_set():
             try:
                 await beat(db, worker=worker, hostname=hostname, devices=devices)
-                await sweep(db, bell, free=devices.free)
-            except (DBAPIError, SQLAlchemyError) as error:
+                if await sweep(db) and devices.free:
+                    start()
+                await leftovers.sweep(db, runs)
+            except SQLAlchemyError as error:
                 log.warning("sweep.postponed", error=str(error))
             await asyncio.to_thread(stop.wait, PULSE_S)
         async with db.transaction() as tx:

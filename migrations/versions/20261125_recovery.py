@@ -4,6 +4,8 @@ Revision ID: 3e9a17c5b2d8
 Revises: 8c2e6d7a4b10
 """
 
+from datetime import datetime
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -15,7 +17,7 @@ depends_on = None
 NOW = sa.text("now()")
 
 
-def moment(name: str, *, nullable: bool = True, now: bool = False) -> sa.Column:
+def moment(name: str, *, nullable: bool = True, now: bool = False) -> sa.Column[datetime]:
     return sa.Column(
         name, sa.DateTime(timezone=True), nullable=nullable, server_default=NOW if now else None
     )

@@ -27,7 +27,7 @@ def job_id(http: httpx.Client, training_file: str, empty_queue: None) -> str:
 
 async def claim(db: Database, worker: str = "w1") -> Claim | None:
     async with db.transaction() as tx:
-        return await lease.claim(tx, worker, devices=1)
+        return await lease.claim(tx, worker, free=1)
 
 
 async def claimed(db: Database) -> Claim:

@@ -14,7 +14,7 @@ def test_a_folder_comes_back_as_it_was(tmp_path: Path):
     (tmp_path / "in" / "a.json").write_text("{}")
     (tmp_path / "in" / "deep" / "b.bin").write_bytes(bytes(range(256)))
 
-    archive.pack(tmp_path / "in", tmp_path / "packed.tar")
+    (tmp_path / "packed.tar").write_bytes(b"".join(archive.pack(tmp_path / "in")))
     archive.unpack(tmp_path / "packed.tar", tmp_path / "out")
 
     assert (tmp_path / "out" / "a.json").read_text() == "{}"
@@ -25,9 +25,25 @@ def test_the_same_files_give_the_same_bytes(tmp_path: Path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x").write_text("x")
-        archive.pack(tmp_path / name, tmp_path / f"{name}.tar")
 
-    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
+    one, two = (b"".join(archive.pack(tmp_path / name)) for name in ("one", "two"))
+
+    assert one == two
+
+
+def test_an_archive_is_what_tar_itself_writes(tmp_path: Path):
+    name = "long" * 40 + "/ö.bin"
+    (tmp_path / "in" / name).parent.mkdir(parents=True)
+    (tmp_path / "in" / name).write_bytes(b"x" * 20_000)
+
+    packed = b"".join(archive.pack(tmp_path / "in"))
+
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size = 20_000
+        tar.addfile(entry, io.BytesIO(b"x" * 20_000))
+    assert packed == out.getvalue()
 
 
 @pytest.mark.parametrize(

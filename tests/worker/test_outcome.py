@@ -5,7 +5,15 @@ import signal
 import pytest
 
 from app.jobs.spec import Failed, Finished, Stopped, TrainEvent
-from worker.outcome import KILLED, Cancelled, FailedRun, Interrupted, Paused, Succeeded, outcome
+from worker.outcome import (
+    Cancelled,
+    FailedRun,
+    Interrupted,
+    Lost,
+    Paused,
+    Succeeded,
+    outcome,
+)
 
 FINISHED = Finished(at=0, step=9, trained_tokens=100, metrics={})
 FAILED = Failed(at=0, code="diverged", message="Lower the learning rate.")
@@ -37,8 +45,29 @@ def test_a_shutdown_interrupts(code: int, last: TrainEvent | None):
     assert outcome(code, last, stop="shutdown") == Interrupted()
 
 
-def test_a_run_that_the_system_killed_says_what_to_do():
-    assert outcome(KILL, None, stop=None) == FailedRun(KILLED)
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGSEGV", "SIGBUS"])
+def test_a_run_that_was_killed_is_tried_again(signal_name: str):
+    result = outcome(-signal.Signals[signal_name], None, stop=None)
+
+    assert isinstance(result, Lost) and signal_name in result.failure.message
+
+
+def test_a_run_that_was_killed_for_memory_says_so():
+    result = outcome(KILL, None, stop=None, out_of_memory="Lower it.")
+
+    assert isinstance(result, Lost)
+    assert (result.failure.code, result.failure.message) == ("out_of_memory", "Lower it.")
+
+
+@pytest.mark.parametrize("code", ["disk_full", "rank_lost"])
+def test_a_failure_of_the_machine_is_tried_again(code: str):
+    assert isinstance(outcome(1, Failed(at=0, code=code, message="…"), stop=None), Lost)
+
+
+def test_a_run_that_outlives_its_budget_has_failed():
+    result = outcome(KILL, None, stop="budget")
+
+    assert isinstance(result, FailedRun) and result.failure.code == "budget_exceeded"
 
 
 def test_a_run_that_ended_without_a_word_points_to_its_log():

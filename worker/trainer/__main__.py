@@ -24,7 +24,7 @@ def main() -> int:
     except Exception as error:  # noqa: BLE001  the run's edge: whatever it is, the user is told
         traceback.print_exception(error)
         say = run.append_first_failure if ranked else run.append_event
-        say(explain(error))
+        say(explain(error, run.read_spec()))
         return 1
     distributed.leave()
     return 0

@@ -1,11 +1,15 @@
 """Turns what can go wrong in a run into a code and a sentence the user can act on."""
 
 import errno
+import os
 import time
 
+import psutil
 import torch
+from safetensors import SafetensorError
 
-from app.jobs.spec import Failed
+from app.jobs.spec import Failed, TrainSpec
+from worker.memory import GIB, advice, total_bytes
 
 
 class RunError(Exception):
@@ -18,11 +22,13 @@ class RunError(Exception):
         self.param = param
 
 
-OUT_OF_MEMORY = (
-    "The run ran out of memory. Lower training.micro_batch_size or training.max_length, or set"
-    " training.gradient_checkpointing to true."
-)
-DISK_FULL = "The worker's disk is full; free space under its data folder and submit again."
+DISK_FULL = "The worker's disk is full; free space under its data folder."
+RANK_LOST = "Another process of the run is gone; this one cannot go on without it."
+# What gloo and NCCL say when a process at the other end of a connection is gone.
+GONE = (
+    "connection closed by peer", "connection reset by peer", "connection refused", "broken pipe",
+    "remote process exited", "socket closed",
+)  # fmt: skip
 
 
 def diverged(step: int, losses: list[float]) -> RunError:
@@ -35,17 +41,47 @@ def diverged(step: int, losses: list[float]) -> RunError:
     )
 
 
-def explain(error: BaseException) -> Failed:
+def explain(error: BaseException, spec: TrainSpec) -> Failed:
     """Return the event for an error; the traceback belongs to the log."""
     if isinstance(error, RunError):
         return _failed(error.code, error.message, error.param)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or _is_cpu_oom(error):
-        return _failed("out_of_memory", OUT_OF_MEMORY, "training.micro_batch_size")
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        message = f"The run ran out of memory: {_memory()}. {advice(spec)}"
+        return _failed("out_of_memory", message, "training.micro_batch_size")
+    if _is_disk_full(error):
         return _failed("disk_full", DISK_FULL)
+    if _is_rank_lost(error):
+        return _failed("rank_lost", RANK_LOST)
     first_line = (str(error).splitlines() or [""])[0]
     message = f"{type(error).__name__}: {first_line}. The job's logs have the details."
     return _failed("internal_error", message)
+
+
+def _memory() -> str:
+    """Say how much memory this process takes, of how much there is."""
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        ours = torch.cuda.max_memory_reserved()
+        return (
+            f"it took {ours / GIB:.1f} GiB at most of the GPU's {total / GIB:.1f} GiB, of which"
+            f" {free / GIB:.1f} GiB are free"
+        )
+    ours = psutil.Process().memory_info().rss
+    return f"it takes {ours / GIB:.1f} GiB of the machine's {total_bytes() / GIB:.1f} GiB"
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Tell a full disk, which safetensors and torch wrap into errors of their own."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return True
+    return isinstance(error, SafetensorError | RuntimeError) and (
+        os.strerror(errno.ENOSPC).lower() in str(error).lower()
+        or "PytorchStreamWriter failed writing" in str(error)
+    )
+
+
+def _is_rank_lost(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in GONE)
 
 
 def _is_cpu_oom(error: BaseException) -> bool:

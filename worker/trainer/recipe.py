@@ -213,7 +213,7 @@ def _trainer(
         run,
         stop,
         max_steps=inputs.spec.budget.max_steps,
-        remaining_s=inputs.placement.remaining_s,
+        ends_at=inputs.placement.ends_at,
         export=export_step,
         perturbation=lambda: trainer.perturbation,
     )

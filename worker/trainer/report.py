@@ -37,8 +37,8 @@ RENAMED = {
 class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Says each step, evaluation and checkpoint; stops the run when asked or when it diverges.
 
-    `max_steps` and `remaining_s` (seconds from now) are its budget: where the run ends well, but
-    earlier than it would.
+    `max_steps` and `ends_at`, in seconds of the monotonic clock, are its budget: there it ends, and
+    delivers what it has.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         stop: threading.Event,
         *,
         max_steps: int | None,
-        remaining_s: float | None,
+        ends_at: float | None,
         export: Callable[[Path, dict[str, float]], None],
         perturbation: Callable[[], Perturbation | None],
     ) -> None:
@@ -57,7 +57,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self.stopped = False
         self._stop = stop
         self._max_steps = max_steps
-        self._deadline = None if remaining_s is None else time.monotonic() + remaining_s
+        self._ends_at = ends_at
         self._export = export
         self._perturbation = perturbation
         self._losses: list[float] = []
@@ -69,7 +69,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self._tokens = int(state.num_input_tokens_seen)
 
     def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
-        late = self._deadline is not None and time.monotonic() >= self._deadline
+        late = self._ends_at is not None and time.monotonic() >= self._ends_at
         self.stopped, late = distributed.agree(self._stop.is_set(), late)
         if self.stopped:
             control.should_save = True

@@ -155,7 +155,7 @@ class PerturbationMixin:
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]  # of the Trainer
-        step = self.state.global_step  # type: ignore[attr-defined]  # of the Trainer
+        step = self.state.global_step
         folder = Path(self.args.output_dir) / f"{CHECKPOINT}{step}"  # type: ignore[attr-defined]  # of the Trainer
         if distributed.is_first():
             self.attached.save_state(folder)

@@ -5,6 +5,8 @@ import errno
 import pytest
 import torch
 
+from app.jobs.spec import TrainSpec
+from tests.worker.trainer.runs import SPEC
 from worker.trainer.faults import RunError, diverged, explain
 
 
@@ -19,13 +21,21 @@ from worker.trainer.faults import RunError, diverged, explain
             "max_length",
         ),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full", "free space"),
+        (
+            RuntimeError(
+                "[enforce fail at inline_container] PytorchStreamWriter failed writing file"
+            ),
+            "disk_full",
+            "free space",
+        ),
+        (RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1"), "rank_lost", "is gone"),
         (diverged(3, [1.0, 2.0]), "diverged", "step 3 (the last ones before: 1, 2)"),
         (RunError("x", "Do y."), "x", "Do y."),
         (ZeroDivisionError("nobody\nknows"), "internal_error", "ZeroDivisionError: nobody"),
     ],
 )
 def test_an_error_is_explained(error: Exception, code: str, told: str):
-    failed = explain(error)
+    failed = explain(error, TrainSpec.model_validate(SPEC))
 
     assert failed.code == code
     assert told in failed.message and "\n" not in failed.message

@@ -1,0 +1,73 @@
+"""What attempts leave on this machine when nobody could clean up: taken over, or removed."""
+
+import asyncio
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import structlog
+from sqlalchemy import select
+
+from app.db import Database
+from app.jobs.spec import TrainEvent
+from app.jobs.states import TERMINAL
+from app.tables import Job
+from worker.rundir import LineTail, RunDir, parse_events, step_of
+
+log = structlog.get_logger()
+
+
+def adopt(folder: RunDir) -> list[TrainEvent]:
+    """Take over the newest checkpoint of earlier attempts at a job, and return what they said.
+
+    Their processes are ended first: of a supervisor that hangs, the run may live.
+    """
+    earlier = sorted(
+        (each for each in folder.path.parent.iterdir() if each != folder.path), key=step_of
+    )
+    said: list[TrainEvent] = []
+    for path in earlier:
+        end_processes(path)
+        left = RunDir(path)
+        said += parse_events(LineTail(left.events).read(limit=1 << 30))
+        found, ours = left.latest_checkpoint(), folder.latest_checkpoint()
+        if found is not None and (ours is None or step_of(ours) < step_of(found)):
+            folder.checkpoints.mkdir(exist_ok=True)
+            found.rename(folder.checkpoints / found.name)
+        shutil.rmtree(path)
+    return said
+
+
+def end_processes(folder: Path) -> None:
+    """Kill whatever was started for a run folder: its path stands in the command line."""
+    for process in psutil.process_iter(["cmdline"]):
+        if str(folder) in (process.info["cmdline"] or ()):
+            log.warning("run.orphan_killed", pid=process.pid, folder=str(folder))
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+                process.wait(timeout=10)
+
+
+def remove(folder: Path) -> None:
+    """Delete a run folder, and its job's when that was the last one."""
+    shutil.rmtree(folder)
+    with suppress(OSError):  # not empty: an earlier attempt's is there
+        folder.parent.rmdir()
+
+
+async def sweep(db: Database, runs: Path) -> None:
+    """Delete the folders of jobs that are over, or not known any more."""
+    found = await asyncio.to_thread(_folders, runs)
+    if not found:
+        return
+    async with db.transaction() as tx:
+        query = select(Job.id).where(Job.id.in_(found), Job.status.not_in(TERMINAL))
+        live = set(await tx.scalars(query))
+    for job_id in found.keys() - live:
+        log.info("run.left_over_removed", job_id=job_id)
+        await asyncio.to_thread(shutil.rmtree, found[job_id], ignore_errors=True)
+
+
+def _folders(runs: Path) -> dict[str, Path]:
+    return {path.name: path for path in runs.iterdir()} if runs.exists() else {}

@@ -1,0 +1,33 @@
+"""Moves what a run says into the database."""
+
+from app.jobs import lease
+from app.jobs.spec import CheckpointSaved, StepDone
+from worker.run import DATABASE_AWAY, Run
+from worker.rundir import parse_events
+
+
+async def relay(run: Run) -> bool:
+    """Move whole new lines into the database: one transaction with the lease's renewal.
+
+    Returns whether there were any. When the database is away, they are moved next time.
+    """
+    events_mark, printed_mark = run.events.mark(), run.printed.mark()
+    said = list(parse_events(run.events.read()))
+    printed = run.printed.read().decode(errors="replace").replace("\0", "")
+    try:
+        async with run.db.transaction() as tx:
+            stop = await lease.renew(tx, run.claim)
+            await lease.record(tx, run.claim, said)
+            if printed:
+                await lease.add_log(tx, run.claim, printed)
+    except DATABASE_AWAY:
+        run.events.back_to(events_mark)
+        run.printed.back_to(printed_mark)
+        raise
+    run.renewed(stop)
+    run.last = said[-1] if said else run.last
+    run.last_step = next((each for each in reversed(said) if isinstance(each, StepDone)), None) or (
+        run.last_step
+    )
+    run.exports += [event for event in said if isinstance(event, CheckpointSaved)]
+    return bool(said or printed)

@@ -1,0 +1,135 @@
+"""Moves what a run leaves into the database: exports and checkpoints on the way, the adapter."""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app import blobs
+from app.blobs import StoredBytes
+from app.jobs import lease
+from app.jobs.spec import CheckpointSaved, Warned
+from worker import archive
+from worker.run import Run, patiently
+from worker.rundir import step_of
+
+log = structlog.get_logger()
+
+LOOK_S = 1.0
+
+
+async def upload(run: Run, *, max_bytes: int) -> None:
+    """Store exports and checkpoints while the run goes on."""
+    while True:
+        await asyncio.sleep(LOOK_S)
+        async with run.storing:
+            await store_exports(run)
+            await store_checkpoint(run, max_bytes=max_bytes)
+
+
+async def store_exports(run: Run) -> None:
+    """Show the adapters from the middle of the run to their owner."""
+    while run.exports:
+        await _store_export(run, run.exports[0])
+        del run.exports[0]
+
+
+async def store_checkpoint(run: Run, *, max_bytes: int) -> bool:
+    """Store the newest checkpoint whose steps are told; say whether the database has it now.
+
+    The run deletes checkpoints as it goes on, hence a copy by links.
+    """
+    found = run.folder.latest_checkpoint()
+    told = run.last_step.step if run.last_step else run.claim.step
+    if found is None or not run.stored_step <= step_of(found) <= told:
+        return found is None
+    if step_of(found) == run.stored_step:
+        return True
+    try:
+        leaving = await asyncio.to_thread(_link, found, run.folder.leaving / found.name)
+    except FileNotFoundError:  # the run was faster; its next one is as good
+        return False
+    size = sum(path.stat().st_size for path in leaving.rglob("*") if path.is_file())
+    if size > max_bytes:
+        await _warn_too_large(run, size, max_bytes)
+        return False
+    stored = await store(run, leaving)
+
+    async def keep(tx: AsyncSession) -> None:
+        await lease.add_resume_state(tx, run.claim, step=step_of(found), blob_id=stored.blob_id)
+
+    await patiently(run, lambda: own(run, stored, keep))
+    run.stored_step = step_of(found)
+    log.info("checkpoint.stored", job_id=run.claim.job_id, step=run.stored_step, bytes=size)
+    await asyncio.to_thread(shutil.rmtree, leaving)
+    return True
+
+
+async def store(run: Run, folder: Path) -> StoredBytes:
+    """Put a folder's archive into the database and prove it by reading it back."""
+    return await patiently(run, lambda: _write(run, folder))
+
+
+async def own(
+    run: Run, stored: StoredBytes, own: Callable[[AsyncSession], Awaitable[None]]
+) -> None:
+    """Give stored bytes their owner, once: a commit may be done although its answer was lost."""
+    async with run.db.transaction() as tx:
+        await lease.renew(tx, run.claim)
+        if not await blobs.is_ready(tx, stored.blob_id):
+            await blobs.seal(tx, stored)
+            await own(tx)
+
+
+async def _write(run: Run, folder: Path) -> StoredBytes:
+    stored = await blobs.write(run.db, run.claim.organization_id, archive.stream(folder))
+    digest = hashlib.sha256()
+    async for data in blobs.read(run.db, stored.blob_id):
+        digest.update(data)
+    if digest.hexdigest() != stored.sha256:
+        raise OSError(f"the database returned other bytes than were stored: {stored.blob_id}")
+    return stored
+
+
+async def _store_export(run: Run, event: CheckpointSaved) -> None:
+    folder = run.folder.path / event.folder
+    stored = await store(run, folder)
+
+    async def show(tx: AsyncSession) -> None:
+        await lease.add_checkpoint(
+            tx, run.claim, step=event.step, metrics=dict(event.metrics), blob_id=stored.blob_id
+        )
+
+    await patiently(run, lambda: own(run, stored, show))
+    await asyncio.to_thread(shutil.rmtree, folder)
+
+
+def _link(source: Path, target: Path) -> Path:
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, copy_function=os.link)
+    return target
+
+
+async def _warn_too_large(run: Run, size: int, max_bytes: int) -> None:
+    """Say once that another worker cannot carry the job on."""
+    if run.too_large:
+        return
+    run.too_large = True
+    message = (
+        f"A checkpoint of this run has {size:,} bytes, more than the {max_bytes:,} that are kept in"
+        " the database: if this worker is lost, another starts the job from its first step"
+    )
+    warned = Warned(at=time.time(), code="checkpoint_too_large", message=message)
+
+    async def tell() -> None:
+        async with run.db.transaction() as tx:
+            await lease.renew(tx, run.claim)
+            await lease.record(tx, run.claim, [warned])
+
+    await patiently(run, tell)
