@@ -218,8 +218,9 @@ async def _sweep(settings: Settings) -> tuple[list[str], Swept]:
 
 async def _fsck(settings: Settings, *, deep: bool) -> tuple[list[Finding], Totals]:
     async with connected(settings.database_url) as db:
-        looked_at = await fsck.totals(db)
-        findings = await fsck.check(db)
+        async with db.transaction() as tx:
+            looked_at = await fsck.totals(tx)
+            findings = await fsck.check(tx)
         if deep:
             findings += await _fsck_bytes(db, findings, looked_at.size_bytes)
         return findings, looked_at

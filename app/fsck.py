@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import blobs
 from app.blobs import CHUNK_BYTES, BlobGone, CorruptBlob, StoredBytes
@@ -146,14 +147,13 @@ CHECKS = {
 }
 
 
-async def check(db: Database) -> list[Finding]:
+async def check(tx: AsyncSession) -> list[Finding]:
     """Ask every question that rows alone can answer."""
     values = {"chunk": CHUNK_BYTES, "terminal": [status.value for status in TERMINAL]}
     found = []
     for kind, sql in CHECKS.items():
         used = {name: value for name, value in values.items() if f":{name}" in sql}
-        async with db.transaction() as tx:
-            rows = await tx.execute(text(sql).bindparams(**used))
+        rows = await tx.execute(text(sql).bindparams(**used))
         found += [Finding(kind, subject, message) for subject, message in rows]
     return found
 
@@ -181,12 +181,11 @@ async def check_bytes(
     return found
 
 
-async def totals(db: Database) -> Totals:
+async def totals(tx: AsyncSession) -> Totals:
     """Count what there is to look at."""
     ready = select(func.count(), func.sum(Blob.size)).where(Blob.state == "ready")
-    async with db.transaction() as tx:
-        count, size = (await tx.execute(ready)).one()
-        jobs = (await tx.execute(select(func.count()).select_from(Job))).scalar_one()
+    count, size = (await tx.execute(ready)).one()
+    jobs = (await tx.execute(select(func.count()).select_from(Job))).scalar_one()
     return Totals(blobs=count, size_bytes=int(size or 0), jobs=jobs)
 
 

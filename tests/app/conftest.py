@@ -1,4 +1,4 @@
-"""Databases of a test's own, for what looks at all rows there are."""
+"""Databases of a module's own, for what looks at all rows there are."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -36,7 +36,7 @@ def migrated(services: Services) -> str:
     return TEMPLATE
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_url(services: Services, migrated: str) -> Iterator[str]:
     name = f"own-{token(8)}"
     administer(services, "CREATE DATABASE {} TEMPLATE {}", name, migrated)
@@ -44,8 +44,8 @@ def own_url(services: Services, migrated: str) -> Iterator[str]:
     administer(services, "DROP DATABASE {} WITH (FORCE)", name)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def own(own_url: str) -> AsyncIterator[Database]:
-    """A database that nobody else writes to."""
+    """A database that no other module writes to."""
     async with connected(own_url) as database:
         yield database

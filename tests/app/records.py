@@ -65,10 +65,8 @@ async def make_file(
         )
 
 
-async def make_job(
-    db: Database, organization_id: str, file_id: str, status: JobStatus, **values: Any
-) -> str:
-    job = Job(
+def new_job(organization_id: str, file_id: str, status: JobStatus, **values: Any) -> Job:
+    return Job(
         id=new_id("ftjob-"),
         organization_id=organization_id,
         status=status,
@@ -80,6 +78,12 @@ async def make_job(
         total_steps=10,
         **values,
     )
+
+
+async def make_job(
+    db: Database, organization_id: str, file_id: str, status: JobStatus, **values: Any
+) -> str:
+    job = new_job(organization_id, file_id, status, **values)
     async with db.transaction() as tx:
         tx.add(job)
     return job.id
