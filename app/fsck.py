@@ -64,8 +64,7 @@ CHECKS = {
             OR coalesce(c.whole, 0) <> ceil(b.size::numeric / :chunk))
     """,
     "owner of a blob that is not ready": """
-        SELECT o.id, format('its blob %s is %s; unless that is set right, its bytes are lost',
-            b.id, b.state)
+        SELECT o.id, format('its blob %s is %s, so that nobody can read it', b.id, b.state)
         FROM (
             SELECT id, blob_id FROM files
             UNION ALL SELECT id, adapter_blob_id FROM jobs WHERE adapter_blob_id IS NOT NULL
