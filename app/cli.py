@@ -4,20 +4,24 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
-from app import migrate, up
-from app.db import connected
+from app import fsck, migrate, up
+from app.db import Database, connected
 from app.embedded import ServiceError, find_services
 from app.errors import ApiError
+from app.fsck import Finding, Totals
 from app.jobs import lease
 from app.keys import service as keys
 from app.settings import ApiSettings, Settings, inherited_environment
+from app.sweep import Swept, sweep_storage
 
 main = typer.Typer(
     name="basin",
@@ -85,9 +89,44 @@ def migrate_command(data: Data = DEFAULT_DATA) -> None:
 
 @main.command("sweep")
 def sweep_command(data: Data = DEFAULT_DATA) -> None:
-    """Requeue jobs whose worker fell silent. Workers do this by themselves; cron may too."""
-    woken = asyncio.run(_sweep(_settings(data, Settings)))
+    """Requeue jobs whose worker fell silent, and delete what nobody needs.
+
+    That is files past their time, resume states of jobs that are over, and bytes without an owner.
+    Workers do this by themselves; cron may too.
+    """
+    woken, swept = asyncio.run(_sweep(_settings(data, Settings)))
     out.print(f"{len(woken)} requeued" + "".join(f"\n  {job_id}" for job_id in woken))
+    out.print(
+        f"deleted: {swept.files} files, {swept.resume_states} resume states, {swept.blobs} blobs,"
+        f" {swept.workers} silent workers"
+    )
+
+
+@main.command("fsck")
+def fsck_command(
+    *,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Read every byte too, and compare the sha256 of each blob."),
+    ] = False,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Look for rows and bytes in the database that contradict each other; changes nothing.
+
+    Exits 0 when nothing is wrong, and 1 with a table when something is. It may run beside a service
+    at work. What the next sweep clears by itself is listed with these words. --deep reads the whole
+    database: the time is that of a backup.
+    """
+    findings, looked_at = asyncio.run(_fsck(_settings(data, Settings), deep=deep))
+    if not findings:
+        size = f"{looked_at.size_bytes / 2**30:.2f} GiB"
+        out.print(f"nothing is wrong: {looked_at.blobs} blobs, {size}, {looked_at.jobs} jobs")
+        return
+    table = Table("kind", "subject", "what is wrong")
+    for found in findings:
+        table.add_row(found.kind, found.subject, Text(found.message))
+    out.print(table)
+    raise typer.Exit(1)
 
 
 @keys_app.command("create")
@@ -125,14 +164,12 @@ def _settings(data: Path, kind: type[Needed]) -> Needed:
         if "BASIN_DATABASE_URL" in inherited_environment():
             return kind()
         services = find_services(data)
-        pepper = (data / up.PEPPER).read_text()
-        return kind.model_validate(
-            {
-                "database_url": services.database_url,
-                "redis_url": services.redis_url,
-                "key_pepper": pepper,
-            }
-        )
+        given: dict[str, Any] = {
+            "database_url": services.database_url,
+            "redis_url": services.redis_url,
+            "key_pepper": (data / up.PEPPER).read_text(),
+        }
+        return kind(**given)
     except ServiceError as error:
         print(error, file=sys.stderr)
     except ValidationError as error:
@@ -167,9 +204,33 @@ async def _revoke_key(settings: Settings, key_id: str) -> None:
         await keys.revoke(tx, key_id)
 
 
-async def _sweep(settings: Settings) -> list[str]:
-    async with connected(settings.database_url) as db, db.transaction() as tx:
-        return await lease.requeue_expired(tx)
+async def _sweep(settings: Settings) -> tuple[list[str], Swept]:
+    async with connected(settings.database_url) as db:
+        async with db.transaction() as tx:
+            woken = await lease.requeue_expired(tx)
+        swept = await sweep_storage(
+            db,
+            file_retention_days=settings.file_retention_days,
+            resume_retention_days=settings.resume_retention_days,
+        )
+        return woken, swept
+
+
+async def _fsck(settings: Settings, *, deep: bool) -> tuple[list[Finding], Totals]:
+    async with connected(settings.database_url) as db:
+        async with db.transaction() as tx:
+            looked_at = await fsck.totals(tx)
+            findings = await fsck.check(tx)
+        if deep:
+            findings += await _fsck_bytes(db, findings, looked_at.size_bytes)
+        return findings, looked_at
+
+
+async def _fsck_bytes(db: Database, known: list[Finding], size_bytes: int) -> list[Finding]:
+    columns = BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("reading", total=size_bytes)
+        return await fsck.check_bytes(db, known, lambda size: progress.advance(task, size))
 
 
 if __name__ == "__main__":

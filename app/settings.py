@@ -31,6 +31,12 @@ class Settings(BaseSettings):
         default="", description="comma-separated hub ids, org/name[@revision][:task]"
     )
     devices: str = Field(default="auto", description="auto, cpu, cpu,cpu or GPU indices: 0,1")
+    file_retention_days: int | None = Field(
+        default=None, gt=0, description="files older than this are deleted; unset keeps them"
+    )
+    resume_retention_days: int = Field(
+        default=30, gt=0, description="a paused job can be carried on exactly for so long"
+    )
 
     @property
     def runs_dir(self) -> Path:

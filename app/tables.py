@@ -130,6 +130,16 @@ class Job(Base):
         Index("ix_jobs_training_file", "training_file_id"),
         Index("ix_jobs_validation_file", "validation_file_id"),
         Index("ix_jobs_fine_tuned_model", "fine_tuned_model"),
+        Index(
+            "ix_jobs_adapter_blob",
+            "adapter_blob_id",
+            postgresql_where=text("adapter_blob_id IS NOT NULL"),
+        ),
+        Index(
+            "ix_jobs_result_file",
+            "result_file_id",
+            postgresql_where=text("result_file_id IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -192,7 +202,10 @@ class ResumeState(Base):
     """A checkpoint that another worker can carry on from; the last two of a job are kept."""
 
     __tablename__ = "resume_states"
-    __table_args__ = (PrimaryKeyConstraint("job_id", "step"),)
+    __table_args__ = (
+        PrimaryKeyConstraint("job_id", "step"),
+        Index("ix_resume_states_blob", "blob_id"),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     step: Mapped[int]
@@ -235,7 +248,10 @@ class Checkpoint(Base):
     """An adapter kept from the middle of a run."""
 
     __tablename__ = "checkpoints"
-    __table_args__ = (Index("ix_checkpoints_step", "job_id", "step", unique=True),)
+    __table_args__ = (
+        Index("ix_checkpoints_step", "job_id", "step", unique=True),
+        Index("ix_checkpoints_blob", "blob_id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))

@@ -1,7 +1,6 @@
 """Moves what a run leaves into the database: exports and checkpoints on the way, the adapter."""
 
 import asyncio
-import hashlib
 import os
 import shutil
 import time
@@ -89,11 +88,7 @@ async def own(
 
 async def _write(run: Run, folder: Path) -> StoredBytes:
     stored = await blobs.write(run.db, run.claim.organization_id, archive.stream(folder))
-    digest = hashlib.sha256()
-    async for data in blobs.read(run.db, stored.blob_id):
-        digest.update(data)
-    if digest.hexdigest() != stored.sha256:
-        raise OSError(f"the database returned other bytes than were stored: {stored.blob_id}")
+    await blobs.verify(run.db, stored)
     return stored
 
 

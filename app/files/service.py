@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import ColumnElement, Select, func, select, tuple_, update
+from sqlalchemy import delete as delete_rows
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import blobs
@@ -68,7 +69,7 @@ async def upload(
             )
     except BaseException:
         async with db.transaction() as tx:
-            await blobs.remove(tx, stored.blob_id)
+            await blobs.give_up(tx, stored.blob_id)
         raise
 
 
@@ -102,14 +103,21 @@ async def add(
 
 
 async def get(
-    tx: AsyncSession, organization_id: str, file_id: str, *, param: str | None = None
+    tx: AsyncSession,
+    organization_id: str,
+    file_id: str,
+    *,
+    param: str | None = None,
+    hold: bool = False,
 ) -> File:
-    """Return a file of the caller's.
+    """Return a file of the caller's; with `hold`, nobody deletes it before this transaction ends.
 
     Raises:
         NotFound: no such file, or another tenant's.
     """
     query = select(File).where(File.id == file_id, File.organization_id == organization_id)
+    if hold:
+        query = query.with_for_update(read=True, key_share=True)
     file = (await tx.execute(query)).scalar_one_or_none()
     if file is None:
         raise NotFound(f"No such file: {file_id}.", param=param)
@@ -142,23 +150,69 @@ async def list_files(
 
 
 async def delete(tx: AsyncSession, organization_id: str, file_id: str) -> None:
-    """Delete a file and its bytes.
+    """Delete a file, quickly: its bytes are let go of, and removed by the sweep.
 
     Raises:
         FileInUse: a job that is not over reads it.
         NotFound: no such file, or another tenant's.
     """
-    file = await get(tx, organization_id, file_id)
-    reads = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
-    query = select(Job.id).where(
-        reads, Job.organization_id == organization_id, Job.status.not_in(TERMINAL)
-    )
-    job_id = (await tx.scalars(query.limit(1))).first()
+    mine = (File.id == file_id, File.organization_id == organization_id)
+    if await tx.scalar(select(File.id).where(*mine).with_for_update()) is None:
+        raise NotFound(f"No such file: {file_id}.")
+    job_id = (await tx.scalars(_live_readers(file_id, organization_id).limit(1))).first()
     if job_id:
         raise FileInUse(f"{file_id} is being read by {job_id}; cancel that job first.")
-    await tx.delete(file)
-    await tx.flush()
-    await blobs.remove(tx, file.blob_id)
+    await _delete(tx, *mine)
+
+
+async def delete_expired(tx: AsyncSession, *, retention_days: int | None, limit: int) -> int | None:
+    """Delete some files past their time that no live job reads; None once there are no more.
+
+    Over are those whose own expiry has passed and, unless None, those older than the retention.
+    Safe when run twice at once.
+    """
+    over = File.expires_at < func.now()
+    if retention_days is not None:
+        kept = func.make_interval(0, 0, 0, retention_days)
+        over |= File.created_at < func.now() - kept
+    unread = ~_live_readers(File.id, File.organization_id).exists()
+    some = select(File.id).where(over, unread).limit(limit)
+    held = list(await tx.scalars(some.with_for_update(skip_locked=True)))
+    # Asked again, as a job may have come between the look and the lock.
+    return await _delete(tx, File.id.in_(held), unread) if held else None
+
+
+def _live_readers(file_id: Any, organization_id: Any) -> Select[Any]:
+    """The jobs that are not over and read a file."""
+    return select(Job.id).where(
+        (Job.training_file_id == file_id) | (Job.validation_file_id == file_id),
+        Job.organization_id == organization_id,
+        Job.status.not_in(TERMINAL),
+    )
+
+
+async def _delete(tx: AsyncSession, *which: ColumnElement[bool]) -> int:
+    """Delete files that are locked; their jobs forget those that were results."""
+    gone = (
+        await tx.execute(
+            delete_rows(File)
+            .where(*which)
+            .returning(File.id, File.organization_id, File.purpose, File.blob_id)
+        )
+    ).all()
+    results = [file for file in gone if file.purpose == RESULTS_PURPOSE]
+    if results:
+        await tx.execute(
+            update(Job)
+            .where(
+                Job.organization_id.in_({file.organization_id for file in results}),
+                Job.result_file_id.in_([file.id for file in results]),
+            )
+            .values(result_file_id=None)
+        )
+    if gone:
+        await blobs.discard(tx, *(file.blob_id for file in gone))
+    return len(gone)
 
 
 async def _checked(

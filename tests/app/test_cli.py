@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from app.db import Database
+from app.jobs.states import JobStatus
 from app.settings import ApiSettings
+from tests.app.records import make_file, make_job, make_organization, make_resume_state, run
 from tests.conftest import Api, environment
 from tests.factories import PEPPER
 
@@ -63,7 +66,9 @@ def test_without_a_server_the_commands_say_how_to_get_one(tmp_path: Path):
     assert "basin up" in answer.stderr and "Traceback" not in answer.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["up"], ["worker"], ["keys"], ["keys", "create"]])
+@pytest.mark.parametrize(
+    "command", [[], ["up"], ["worker"], ["sweep"], ["fsck"], ["keys"], ["keys", "create"]]
+)
 def test_help_says_what_a_command_does(command: list[str]):
     answer = basin(*command, "--help")
 
@@ -72,3 +77,66 @@ def test_help_says_what_a_command_does(command: list[str]):
 
 def test_sweep_says_how_many_jobs_wait_again(settings: ApiSettings):
     assert "0 requeued" in basin("sweep", env=environment(settings)).stdout
+
+
+async def test_sweep_deletes_what_the_settings_say_and_counts_it(
+    settings: ApiSettings, own_url: str, own: Database
+):
+    organization = await make_organization(own)
+    old = await make_file(own, organization)
+    job_id = await make_job(own, organization, old.id, JobStatus.FAILED)
+    await make_resume_state(own, organization, job_id, 5)
+    await run(own, "UPDATE files SET created_at = now() - interval '8 days'")
+    env = environment(settings) | {"BASIN_DATABASE_URL": own_url, "COLUMNS": "200"}
+
+    kept = basin("sweep", env=env).stdout
+    swept = basin("sweep", env=env | {"BASIN_FILE_RETENTION_DAYS": "7"}).stdout
+
+    assert "deleted: 0 files, 1 resume states, 1 blobs, 0 silent workers" in kept
+    assert "deleted: 1 files, 0 resume states, 1 blobs, 0 silent workers" in swept
+
+
+def test_a_retention_of_no_days_is_refused(settings: ApiSettings):
+    answer = basin("sweep", env=environment(settings) | {"BASIN_FILE_RETENTION_DAYS": "0"})
+
+    assert answer.returncode == 1 and "BASIN_FILE_RETENTION_DAYS" in answer.stderr
+
+
+def test_the_settings_count_beside_an_embedded_servers_folder(api: Api, service_data: Path):
+    (service_data / "pepper").write_text(PEPPER)
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("BASIN_")}
+
+    answer = basin(
+        "sweep",
+        *("--data", str(service_data)),
+        env=plain | {"BASIN_RESUME_RETENTION_DAYS": "no number"},
+    )
+
+    assert answer.returncode == 1 and "BASIN_RESUME_RETENTION_DAYS" in answer.stderr
+
+
+async def test_fsck_says_that_nothing_is_wrong_or_what_is(
+    settings: ApiSettings, own_url: str, own: Database
+):
+    organization = await make_organization(own)
+    await make_file(own, organization, bytes(3 << 20))
+    env = environment(settings) | {"BASIN_DATABASE_URL": own_url, "COLUMNS": "300"}
+    looked_at = "1 blobs, 0.00 GiB, "
+    await make_job(own, organization, "file-gone", JobStatus.FAILED)
+
+    clean = [basin("fsck", *how, env=env) for how in ([], ["--deep"])]
+    await run(own, "UPDATE blob_chunks SET data = set_byte(data, 9, 1) WHERE seq = 2")
+    shallow, deep = (basin("fsck", *how, env=env) for how in ([], ["--deep"]))
+    await run(own, "UPDATE blobs SET state = 'deleting'")
+    broken = basin("fsck", env=env)
+
+    for answer in [*clean, shallow]:
+        assert answer.returncode == 0 and f"nothing is wrong: {looked_at}" in answer.stdout
+    assert deep.returncode == 1 and "corrupt blob" in deep.stdout
+    assert broken.returncode == 1 and "not ready" in broken.stdout
+
+
+def test_fsck_help_says_what_it_exits_with_and_what_deep_costs():
+    told = " ".join(basin("fsck", "--help").stdout.split())
+
+    assert "--deep" in told and "Exits 0" in told and "changes nothing" in told
