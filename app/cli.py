@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy.exc import SQLAlchemyError
 
 from app import fsck, migrate, up
 from app.db import Database, connected
@@ -88,18 +90,37 @@ def migrate_command(data: Data = DEFAULT_DATA) -> None:
 
 
 @main.command("sweep")
-def sweep_command(data: Data = DEFAULT_DATA) -> None:
+def sweep_command(
+    *,
+    every: Annotated[
+        float | None, typer.Option(help="Seconds between two sweeps; once when left out.", min=1)
+    ] = None,
+    data: Data = DEFAULT_DATA,
+) -> None:
     """Requeue jobs whose worker fell silent, and delete what nobody needs.
 
     That is files past their time, resume states of jobs that are over, and bytes without an owner.
-    Workers do this by themselves; cron may too.
+    Workers do this by themselves; cron may too, or `basin sweep --every 10` beside them.
     """
-    woken, swept = asyncio.run(_sweep(_settings(data, Settings)))
-    out.print(f"{len(woken)} requeued" + "".join(f"\n  {job_id}" for job_id in woken))
-    out.print(
-        f"deleted: {swept.files} files, {swept.resume_states} resume states, {swept.blobs} blobs,"
-        f" {swept.workers} silent workers"
-    )
+    settings = _settings(data, Settings)
+    if every is None:
+        _say_swept(*asyncio.run(_sweep(settings)), always=True)
+    while every is not None:
+        try:
+            _say_swept(*asyncio.run(_sweep(settings)), always=False)
+        except SQLAlchemyError as error:
+            out.print(f"The database is away, trying again: {error}", markup=False)
+        time.sleep(every)
+
+
+def _say_swept(woken: list[str], swept: Swept, *, always: bool) -> None:
+    if woken or always:
+        out.print(f"{len(woken)} requeued" + "".join(f"\n  {job_id}" for job_id in woken))
+    if swept != Swept(0, 0, 0, 0) or always:
+        out.print(
+            f"deleted: {swept.files} files, {swept.resume_states} resume states,"
+            f" {swept.blobs} blobs, {swept.workers} silent workers"
+        )
 
 
 @main.command("fsck")

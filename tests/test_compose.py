@@ -22,7 +22,7 @@ from worker.supervisor import RELAY_S, STOP_GRACE_S
 ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
 IMAGES = ("app", "worker")
-OURS = ("migrate", "api", "worker", "worker-gpu")
+OURS = ("migrate", "api", "sweep", "worker", "worker-gpu")
 # What a service may read beside our settings: libpq's password, and the two images' own.
 FOREIGN = {
     "PGPASSWORD",

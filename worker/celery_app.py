@@ -12,7 +12,7 @@ from app import logs
 from app.broker import SWEEP_TASK, TRAIN_TASK, make_celery
 from app.settings import Settings, inherited_environment
 from worker.devices import DevicePool, named_devices
-from worker.sweep import pulse, sweep_once
+from worker.sweep import pulse, sweep_once, tidy
 from worker.tasks import train_waiting
 
 SWEEP_S = 10.0
@@ -77,14 +77,18 @@ def _stop_pulse(**_: Any) -> None:
 
 
 def _pulse() -> None:
-    asyncio.run(
+    asyncio.run(_beat_and_tidy())
+
+
+async def _beat_and_tidy() -> None:
+    await asyncio.gather(
         pulse(
             settings.database_url,
             worker=worker_name,
             hostname=hostname,
             devices=devices,
-            runs=settings.runs_dir,
             start=lambda: threading.Thread(target=_train, name="train").start(),
             stop=shutdown,
-        )
+        ),
+        tidy(settings, shutdown),
     )

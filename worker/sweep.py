@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 from sqlalchemy import func
@@ -12,6 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Database, connected
 from app.jobs import lease, queue
+from app.settings import Settings
+from app.sweep import sweep_storage
 from app.tables import Worker
 from worker import leftovers
 from worker.devices import DevicePool
@@ -19,6 +20,7 @@ from worker.devices import DevicePool
 log = structlog.get_logger()
 
 PULSE_S = 5.0
+TIDY_S = 60.0
 
 
 async def sweep(db: Database) -> bool:
@@ -47,13 +49,28 @@ async def beat(db: Database, *, worker: str, hostname: str, devices: DevicePool)
         await tx.execute(row.on_conflict_do_update(index_elements=["id"], set_=seen))
 
 
+async def tidy(settings: Settings, stop: threading.Event) -> None:
+    """Delete what nobody needs, every minute until told to stop; a database is waited for."""
+    async with connected(settings.database_url) as db:
+        while not stop.is_set():
+            try:
+                await leftovers.sweep(db, settings.runs_dir)
+                await sweep_storage(
+                    db,
+                    file_retention_days=settings.file_retention_days,
+                    resume_retention_days=settings.resume_retention_days,
+                )
+            except SQLAlchemyError as error:
+                log.warning("tidy.postponed", error=str(error))
+            await asyncio.to_thread(stop.wait, TIDY_S)
+
+
 async def pulse(
     database_url: str,
     *,
     worker: str,
     hostname: str,
     devices: DevicePool,
-    runs: Path,
     start: Callable[[], None],
     stop: threading.Event,
 ) -> None:
@@ -67,7 +84,6 @@ async def pulse(
                 await beat(db, worker=worker, hostname=hostname, devices=devices)
                 if await sweep(db) and devices.free:
                     start()
-                await leftovers.sweep(db, runs)
             except SQLAlchemyError as error:
                 log.warning("sweep.postponed", error=str(error))
             await asyncio.to_thread(stop.wait, PULSE_S)
