@@ -6,6 +6,7 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
+from app.blobs import purge
 from app.db import Database
 from app.tables import Blob, BlobChunk
 from tests.conftest import MAX_FILE_BYTES
@@ -17,6 +18,8 @@ def upload(http: httpx.Client, data: bytes, purpose: str = "fine-tune") -> httpx
 
 
 async def stored_bytes(db: Database) -> tuple[int, int]:
+    """How many blobs and chunks there are once a sweep has been."""
+    await purge(db)
     async with db.transaction() as tx:
         blobs = await tx.scalar(select(func.count()).select_from(Blob))
         chunks = await tx.scalar(select(func.count()).select_from(BlobChunk))
