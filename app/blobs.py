@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import and_, delete, exists, func, insert, select, text, tuple_, update
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import Database
@@ -41,17 +43,20 @@ class StoredBytes:
     sha256: str
 
 
-async def write(db: Database, organization_id: str, stream: AsyncIterator[bytes]) -> StoredBytes:
+async def write(
+    db: Database, organization_id: str, stream: AsyncIterator[bytes], *, writer: str | None = None
+) -> StoredBytes:
     """Store a stream with constant memory, in transactions of 4 MiB. `seal` makes it visible.
 
-    When the stream raises, what was stored is given up and the error goes on.
+    When the stream raises, what was stored is given up and the error goes on. `writer` is the
+    attempt at a job with which it ends, by `give_up_of`.
 
     Raises:
         BlobGone: the stream stood still for so long that the blob was taken for abandoned.
     """
     blob_id = new_id("blob-")
     async with db.transaction() as tx:
-        tx.add(Blob(id=blob_id, organization_id=organization_id, state="writing"))
+        tx.add(Blob(id=blob_id, organization_id=organization_id, state="writing", writer=writer))
     digest, size, seq = hashlib.sha256(), 0, 0
     try:
         async for batch in _batches(_chunks(stream)):
@@ -65,8 +70,10 @@ async def write(db: Database, organization_id: str, stream: AsyncIterator[bytes]
                 await _still_writing(tx, blob_id, written_at=func.now())
                 await tx.execute(insert(BlobChunk), rows)
     except BaseException:
-        async with db.transaction() as tx:
-            await give_up(tx, blob_id)
+        # Where the database is away, the sweep finds it abandoned.
+        with suppress(OperationalError, InterfaceError):
+            async with db.transaction() as tx:
+                await give_up(tx, blob_id)
         raise
     return StoredBytes(blob_id, size, digest.hexdigest())
 
@@ -84,6 +91,13 @@ async def give_up(tx: AsyncSession, blob_id: str) -> None:
     """Let go of bytes that were not sealed; sealed ones have an owner, and stay."""
     await tx.execute(
         update(Blob).where(Blob.id == blob_id, Blob.state == "writing").values(state="deleting")
+    )
+
+
+async def give_up_of(tx: AsyncSession, writer: str) -> None:
+    """Let go of what an attempt at a job leaves half written."""
+    await tx.execute(
+        update(Blob).where(Blob.writer == writer, Blob.state == "writing").values(state="deleting")
     )
 
 

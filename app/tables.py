@@ -63,6 +63,7 @@ class Blob(Base):
     """Bytes in chunks of 1 MiB.
 
     `state` is writing until size and hash are known, then ready, and deleting once nobody owns it.
+    `writer` is the attempt at a job that writes it; what it leaves half written ends with it.
     """
 
     __tablename__ = "blobs"
@@ -75,6 +76,7 @@ class Blob(Base):
     state: Mapped[str]
     size: Mapped[int | None]
     sha256: Mapped[str | None]
+    writer: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     written_at: Mapped[datetime] = mapped_column(server_default=func.now())
 

@@ -46,7 +46,7 @@ class Run:
     exports: list[CheckpointSaved] = field(default_factory=list)  # told, and not stored yet
     stored_step: int = 0  # of the newest checkpoint that another worker can carry on from
     too_large: bool = False  # for the database: said once
-    storing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    uploading: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
         self.events = LineTail(self.folder.events)

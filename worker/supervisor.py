@@ -98,11 +98,8 @@ async def _hold(
 ) -> None:
     """Run the job while the hold on it is kept; whichever task fails ends the others."""
     async with asyncio.TaskGroup() as group:
-        beside = [
-            group.create_task(keep(run)),
-            group.create_task(guard(run)),
-            group.create_task(upload(run, max_bytes=settings.max_resume_bytes)),
-        ]
+        run.uploading = group.create_task(upload(run, max_bytes=settings.max_resume_bytes))
+        beside = [group.create_task(keep(run)), group.create_task(guard(run)), run.uploading]
         try:
             await _run(run, settings, environment, devices=devices)
         finally:
@@ -267,16 +264,26 @@ async def _relay_or_wait(run: Run) -> None:
 
 async def _finish(run: Run, result: Outcome, *, max_resume_bytes: int) -> None:
     log.info("job.ended", job_id=run.claim.job_id, outcome=type(result).__name__)
+    await _end_upload(run)
     goes_on = isinstance(result, Paused | Interrupted | Lost)
-    async with run.storing:
+    stored = False
+    if not isinstance(result, Cancelled):
         await store_exports(run)
-        stored = goes_on and await store_checkpoint(run, max_bytes=max_resume_bytes)
-        if isinstance(result, Succeeded):
-            await _succeed(run, result.finished)
-        else:
-            await patiently(run, lambda: _end(run, result))
+    if goes_on:
+        stored = await store_checkpoint(run, max_bytes=max_resume_bytes)
+    if isinstance(result, Succeeded):
+        await _succeed(run, result.finished)
+    else:
+        await patiently(run, lambda: _end(run, result))
     if stored or not goes_on:
         await asyncio.to_thread(leftovers.remove, run.folder.path)
+
+
+async def _end_upload(run: Run) -> None:
+    """Stop what is stored on the way: what matters of it is stored again, to its end."""
+    assert run.uploading is not None
+    run.uploading.cancel()
+    await asyncio.wait([run.uploading])
 
 
 async def _end(run: Run, result: Outcome) -> None:
@@ -297,7 +304,10 @@ async def _end(run: Run, result: Outcome) -> None:
 async def _succeed(run: Run, finished: Finished) -> None:
     adapter = await store(run, run.folder.adapter)
     results = await patiently(
-        run, lambda: blobs.write(run.db, run.claim.organization_id, _results(run))
+        run,
+        lambda: blobs.write(
+            run.db, run.claim.organization_id, _results(run), writer=run.claim.writer
+        ),
     )
 
     async def succeed(tx: AsyncSession) -> None:

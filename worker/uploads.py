@@ -27,9 +27,8 @@ async def upload(run: Run, *, max_bytes: int) -> None:
     """Store exports and checkpoints while the run goes on."""
     while True:
         await asyncio.sleep(LOOK_S)
-        async with run.storing:
-            await store_exports(run)
-            await store_checkpoint(run, max_bytes=max_bytes)
+        await store_exports(run)
+        await store_checkpoint(run, max_bytes=max_bytes)
 
 
 async def store_exports(run: Run) -> None:
@@ -87,7 +86,9 @@ async def own(
 
 
 async def _write(run: Run, folder: Path) -> StoredBytes:
-    stored = await blobs.write(run.db, run.claim.organization_id, archive.stream(folder))
+    stored = await blobs.write(
+        run.db, run.claim.organization_id, archive.stream(folder), writer=run.claim.writer
+    )
     await blobs.verify(run.db, stored)
     return stored
 

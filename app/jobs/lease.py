@@ -53,6 +53,11 @@ class Claim:
     step: int  # how far earlier attempts told
     ran_s: float  # how long earlier attempts ran, in seconds
 
+    @property
+    def writer(self) -> str:
+        """Return what the bytes that this attempt stores are marked with."""
+        return _writer(self.job_id, self.attempt)
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -363,6 +368,7 @@ async def _end_attempt(
     tx: AsyncSession, held: Claim, outcome: str, reason: str | None = None
 ) -> None:
     await tx.execute(_attempt(held).values(ended_at=func.now(), outcome=outcome, reason=reason))
+    await blobs.give_up_of(tx, held.writer)
 
 
 async def _end_lost_attempt(tx: AsyncSession, job: Job) -> None:
@@ -377,6 +383,11 @@ async def _end_lost_attempt(tx: AsyncSession, job: Job) -> None:
             reason="The worker fell silent.",
         )
     )
+    await blobs.give_up_of(tx, _writer(job.id, job.attempt))
+
+
+def _writer(job_id: str, attempt: int) -> str:
+    return f"{job_id}/{attempt}"
 
 
 async def _drop_resume_states(tx: AsyncSession, which: Any) -> None:

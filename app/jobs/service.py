@@ -324,7 +324,7 @@ async def _source(tx: AsyncSession, organization_id: str, body: CreateJob) -> Pe
 async def _training_file(
     tx: AsyncSession, organization_id: str, file_id: str, *, param: str
 ) -> File:
-    file = await files.get(tx, organization_id, file_id, param=param)
+    file = await files.get(tx, organization_id, file_id, param=param, hold=True)
     if file.rows is None:
         message = (
             f"{file_id} was uploaded for {file.purpose!r}; upload it as {files.TRAINING_PURPOSE!r}."

@@ -68,6 +68,7 @@ def upgrade() -> None:
         " SELECT id, attempt, coalesce(worker, ''), coalesce(started_at, now()), step"
         " FROM jobs WHERE status = 'running'"
     )
+    op.add_column("blobs", sa.Column("writer", sa.Text()))
     op.add_column("blobs", moment("written_at", nullable=False, now=True))
     op.create_index(
         "ix_blobs_unready",
@@ -91,6 +92,7 @@ def downgrade() -> None:
     op.drop_column("files", "expires_at")
     op.drop_index("ix_blobs_unready", table_name="blobs")
     op.drop_column("blobs", "written_at")
+    op.drop_column("blobs", "writer")
     op.execute("UPDATE jobs SET spec = spec - 'budget'")
     op.drop_column("jobs", "retry_at")
     op.drop_column("jobs", "queued_at")
