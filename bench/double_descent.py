@@ -33,8 +33,8 @@ OPERANDS = 1000
 WIDTH = 12  # of "123-456=-333", padded
 PRETRAIN_STEPS, PRETRAIN_BATCH, PRETRAIN_RATE = 1500, 128, 2e-3
 TOY_STEPS, TOY_BATCH, TOY_EVALUATE = 300, 32, 10
-TEXT_ROWS = 864
-TEXT_STEPS, TEXT_BATCH, TEXT_EVALUATE, TEXT_LENGTH = 100, 8, 5, 192
+TEXT_ROWS, TEXT_HELD_OUT = 832, 32
+TEXT_STEPS, TEXT_BATCH, TEXT_EVALUATE, TEXT_LENGTH = 60, 8, 5, 192
 TOY_RATES = (2e-3, 1e-2, 2e-2)
 TEXT_RATES = (2e-3, 1e-2, 2e-2)
 FULL_RATES = (3e-4, 1e-3, 3e-3)
@@ -211,17 +211,17 @@ class _Rows:
 
 
 def text(model: Path, path: Path) -> Material:
-    """Return the problem on text: 64 rows are held out."""
+    """Return the problem on text, some rows of it held out."""
     tokenizer = load_tokenizer(Placement(source="folder", location=str(model), revision=None))
     encoded = encode_file(path, tokenizer, max_length=TEXT_LENGTH).dataset
     columns = encoded.select(range(TEXT_ROWS)).select_columns(["input_ids", "labels"])
     rows: list[dict[str, list[int]]] = columns.to_list()
-    held_out = _Rows(rows[:64], tokenizer.pad_token_id)
-    learned = _Rows(rows[64:], tokenizer.pad_token_id)
+    held_out = _Rows(rows[:TEXT_HELD_OUT], tokenizer.pad_token_id)
+    learned = _Rows(rows[TEXT_HELD_OUT:], tokenizer.pad_token_id)
     return Material(
         base=partial(AutoModelForCausalLM.from_pretrained, model),
         train=learned.endless,
-        valid=[held_out.batch(list(range(start, start + 32))) for start in (0, 32)],
+        valid=[held_out.batch(list(range(TEXT_HELD_OUT)))],
         task_type="CAUSAL_LM",
         steps=TEXT_STEPS,
         evaluate_every=TEXT_EVALUATE,

@@ -30,8 +30,8 @@ TASKS: dict[str, tuple[str, ...]] = {
     "qnli": ("question", "sentence"),
     "rte": ("sentence1", "sentence2"),
 }
-TRAIN, HELD_OUT = 2000, 500
-BATCH, LENGTH, RANK = 32, 128, 8
+TRAIN, HELD_OUT = 640, 320
+BATCH, LENGTH, RANK = 16, 96, 8
 RATE, FULL_RATE = 1e-3, 1e-4  # of adapters, of whole models
 EVALUATE_EVERY = 20
 SPLIT_SEED = 0
@@ -103,6 +103,7 @@ def material(task: str, model: Path, data: Path) -> Material:
         evaluate_every=EVALUATE_EVERY,
         alpha_per_rank=2.0,
         accuracy=partial(accuracy, batches=valid),
+        sharpness=False,
     )
 
 

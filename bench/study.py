@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from app.jobs.spec import PeftSpec, PerturbationSpec
-from worker.optim.sharpness import sharpness
+from worker.optim.sharpness import Sharpness, sharpness
 from worker.trainer import methods
 from worker.trainer.perturbations import build
 
@@ -102,7 +103,8 @@ class Material:
     """What a trial trains on.
 
     `base` loads a fresh model, `train` yields the batches of a seed, `valid` are the held-out ones,
-    and `accuracy` judges a trained model, where the task has such a measure.
+    and `accuracy` judges a trained model, where the task has such a measure. `sharpness` costs some
+    twenty evaluations; without it, it is NaN.
     """
 
     base: Callable[[], Any]
@@ -113,6 +115,7 @@ class Material:
     evaluate_every: int
     alpha_per_rank: float = 1.0
     accuracy: Callable[[Any], float] | None = None
+    sharpness: bool = True
 
 
 def bump(losses: Sequence[float]) -> float:
@@ -219,7 +222,10 @@ def train(trial: Trial, material: Material) -> Result:
             model.train()
     peak = _peak_bytes() - before
     model.eval()
-    found = sharpness(trained, lambda: _mean_loss(model, material.valid), rho=SHARPNESS_RHO, seed=0)
+    found = Sharpness(worst=math.nan, mean=math.nan)
+    if material.sharpness:
+        loss = partial(_mean_loss, model, material.valid)
+        found = sharpness(trained, loss, rho=SHARPNESS_RHO, seed=0)
     accuracy = material.accuracy(model) if material.accuracy else None
     return Result(
         trial, steps, losses, found.worst, found.mean, accuracy,

@@ -151,7 +151,9 @@ def test_compose_itself_accepts_the_file(tmp_path: Path):
 
 
 def test_every_part_of_the_service_is_there():
-    assert {"postgres", "redis", "migrate", "api", "sweep", "worker", "worker-gpu"} == set(services())
+    assert {"postgres", "redis", "migrate", "api", "sweep", "worker", "worker-gpu"} == set(
+        services()
+    )
 
 
 def test_a_secret_has_no_default_and_says_how_to_make_one():

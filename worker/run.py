@@ -47,6 +47,7 @@ class Run:
     stored_step: int = 0  # of the newest checkpoint that another worker can carry on from
     too_large: bool = False  # for the database: said once
     uploading: asyncio.Task[None] | None = None
+    ending: bool = False  # what is lost from here on was let go
 
     def __post_init__(self) -> None:
         self.events = LineTail(self.folder.events)
@@ -71,6 +72,10 @@ async def keep(run: Run) -> None:
                 stop = await lease.renew(tx, run.claim)
         except DATABASE_AWAY as error:
             log.warning("lease.not_renewed", job_id=run.claim.job_id, error=str(error.orig))
+        except LeaseLostError:
+            if run.ending:
+                return
+            raise
         else:
             run.renewed(stop)
 

@@ -271,6 +271,7 @@ async def _finish(run: Run, result: Outcome, *, max_resume_bytes: int) -> None:
         await store_exports(run)
     if goes_on:
         stored = await store_checkpoint(run, max_bytes=max_resume_bytes)
+    run.ending = True
     if isinstance(result, Succeeded):
         await _succeed(run, result.finished)
     else:
