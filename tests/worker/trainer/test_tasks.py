@@ -19,28 +19,22 @@ from transformers import (
 
 from app.jobs.spec import EvalDone, Finished, Started, StepDone, Warned
 from tests.conftest import SHARED
-from tests.worker.trainer.runs import adapter_bytes, make_run, of_type, train_here
+from tests.worker.trainer.runs import (
+    LABELLED,
+    TASKS,
+    adapter_bytes,
+    make_run,
+    of_type,
+    run_of,
+    train_here,
+)
 from worker.rundir import RunDir
 from worker.trainer import scores
 from worker.trainer.faults import RunError
 from worker.trainer.labels import MOST_COMPLETIONS, completion_labels
 
-EVEN_ODD = [
-    {"prompt": f"Is {n} even or odd?", "completion": "odd" if n % 2 else "even"} for n in range(24)
-]
-LABELLED = [
-    {"text": "aaaa"[: n % 3 + 1] if n % 2 else "zzz zz"[: n % 4 + 2], "label": n % 2}
-    for n in range(24)
-]
 PAIRS = [row | {"text_pair": row["text"], "label": f"kind {row['label']}"} for row in LABELLED]
-TASKS = {"seq2seq": ("tiny-t5", EVEN_ODD), "classification": ("tiny-bert", LABELLED)}
 LONG = {"n_epochs": 5, "eval_steps": 30, "checkpoint_steps": 30}
-
-
-def run_of(task: str, models_dir: Path, path: Path, **changes: Any) -> RunDir:
-    model, rows = TASKS[task]
-    changes = {"rows": rows, "valid": rows[:8]} | changes
-    return make_run(path, models_dir / model, task=task, **changes)
 
 
 @pytest.fixture(scope="module")
