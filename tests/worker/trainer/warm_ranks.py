@@ -21,7 +21,6 @@ from worker import launcher
 from worker.rundir import RunDir
 
 RANKS = ResourcesSpec(gpus=2, zero_stage=None)
-STOP = "stop"  # an order as good as a run's folder
 
 
 class WarmRanks:
@@ -36,20 +35,13 @@ class WarmRanks:
         """Train a run folder; return the first exit code of a rank that is not 0."""
         number = next(self._numbers)
         answers = [answer(self._folder, number, rank) for rank in range(RANKS.gpus)]
-        self._order(number, f"{free_port()} {run.path}")
+        write(order(self._folder, number), f"{free_port()} {run.path}")
 
         wait_until(
             lambda: all(path.exists() for path in answers) or self._process.poll() is not None,
-            timeout_s=120,
+            timeout_s=240,  # DeepSpeed compiles a part of itself, once a machine
         )
         return next((code for path in answers if (code := int(path.read_text()))), 0)
-
-    def end(self) -> None:
-        self._order(next(self._numbers), STOP)
-        self._process.wait(timeout=60)
-
-    def _order(self, number: int, what: str) -> None:
-        write(order(self._folder, number), what)
 
 
 @contextmanager
@@ -64,10 +56,8 @@ def warm_ranks(folder: Path) -> Iterator[WarmRanks]:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
-    ranks = WarmRanks(folder, process)
     try:
-        yield ranks
-        ranks.end()
+        yield WarmRanks(folder, process)
     finally:
         kill(process)
 
@@ -105,10 +95,7 @@ def main() -> None:
     for number in count():
         while not order(folder, number).exists():
             time.sleep(0.02)
-        ordered = order(folder, number).read_text()
-        if ordered == STOP:
-            return
-        port, _, run = ordered.partition(" ")
+        port, _, run = order(folder, number).read_text().partition(" ")
         child = os.fork()
         if child == 0:
             os._exit(train(RunDir(Path(run)), port, rank))
