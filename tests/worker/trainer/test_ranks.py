@@ -269,13 +269,14 @@ def test_killed_and_resumed_in_any_stage_ends_with_the_bits_of_plain_ranks_never
     kill: Callable[[Process], None],
     base: Path,
     tmp_path: Path,
+    ranks: WarmRanks,
     undisturbed: Callable[[str, str], RunDir],
 ):
     run = two_ranks(tmp_path / "run", base, mode)
 
     interrupt(run, after_step=5, how=kill)
     killed = events(run)[-1]
-    finish(run)
+    trained(ranks, run)
 
     assert not isinstance(killed, Finished | Stopped | Failed)
     assert of_type(run, Started)[-1].first_step > 4
