@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,8 +140,14 @@ def api(settings: ApiSettings, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="module")
 def worker(settings: ApiSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A real Celery worker with nothing to do yet; yields its log."""
+    with celery_worker(settings, tmp_path_factory.mktemp("celery") / "worker.log") as log:
+        yield log
+
+
+@contextmanager
+def celery_worker(settings: ApiSettings, log: Path) -> Iterator[Path]:
+    """Start a worker once no job waits any more, and ask it to stop at the end."""
     asyncio.run(_end_all_jobs(settings))
-    log = tmp_path_factory.mktemp("celery") / "worker.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"],

@@ -24,7 +24,9 @@ def classification_scores(true: Sequence[int], predicted: Sequence[int]) -> dict
 
 def of_classes(evaluated: Any) -> dict[str, float]:
     """Score a classifier's predictions, as the Trainer hands them over."""
-    return classification_scores(evaluated.label_ids.tolist(), evaluated.predictions.tolist())
+    best, cost_B = evaluated.predictions
+    found = classification_scores(evaluated.label_ids.tolist(), best.tolist())
+    return {"loss": float(cost_B.mean())} | found
 
 
 def of_tokens(evaluated: Any) -> dict[str, float]:
@@ -32,18 +34,30 @@ def of_tokens(evaluated: Any) -> dict[str, float]:
 
     A row whose every token is right is what greedy decoding writes: it matches exactly.
     """
+    best, cost_B = evaluated.predictions
     learned = evaluated.label_ids != IGNORED
-    right = (evaluated.predictions == evaluated.label_ids) & learned
+    right = (best == evaluated.label_ids) & learned
     return {
+        "loss": float(cost_B.sum() / learned.sum()),
         "mean_token_accuracy": float(right.sum() / learned.sum()),
         "exact_match": float((right == learned).all(axis=1).mean()),
     }
 
 
-def most_likely(logits: Any, _labels: Any) -> Tensor:
-    """Keep the best class of each prediction, so that an evaluation never holds all logits."""
+def best_and_cost(logits: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep the best class of each prediction and the cross-entropy of each row, not all logits.
+
+    The Trainer's own loss is a mean over batches: it counts the rows that fill up the last one, and
+    is another for other micro-batches.
+    """
     first: Tensor = logits[0] if isinstance(logits, tuple) else logits
-    return first.argmax(dim=-1)
+    costs = functional.cross_entropy(
+        first.float().reshape(-1, first.shape[-1]),
+        labels.reshape(-1),
+        ignore_index=IGNORED,
+        reduction="none",
+    )
+    return first.argmax(dim=-1), costs.reshape(len(labels), -1).sum(dim=1)
 
 
 def mean_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:

@@ -101,7 +101,7 @@ def trainer_options(head: Head, tokenizer: Any) -> dict[str, Any]:
         return {}
     options: dict[str, Any] = {
         "compute_loss_func": scores.mean_loss,
-        "preprocess_logits_for_metrics": scores.most_likely,
+        "preprocess_logits_for_metrics": scores.best_and_cost,
     }
     if head.task == "classification":
         return options | {"compute_metrics": scores.of_classes}

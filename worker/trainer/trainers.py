@@ -195,6 +195,8 @@ class Text2TextTrainer(PerturbationMixin, Seq2SeqTrainer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """Score each row once: the library counts again those that fill the last batch up."""
+        self.gather_function = self.accelerator.gather_for_metrics
         output = super().evaluation_loop(dataloader, *args, **kwargs)
         if self.label_tokens:
             true, predicted = self._choose_labels(dataloader)

@@ -63,6 +63,16 @@ SPEC: dict[str, Any] = {
 }
 
 
+EVEN_ODD = [
+    {"prompt": f"Is {n} even or odd?", "completion": "odd" if n % 2 else "even"} for n in range(24)
+]
+LABELLED = [
+    {"text": "aaaa"[: n % 3 + 1] if n % 2 else "zzz zz"[: n % 4 + 2], "label": n % 2}
+    for n in range(24)
+]
+TASKS = {"seq2seq": ("tiny-t5", EVEN_ODD), "classification": ("tiny-bert", LABELLED)}
+
+
 def make_run(
     path: Path,
     model: Path,
@@ -86,6 +96,13 @@ def make_run(
     placement = Placement(source="folder", location=str(model), revision=None)
     run.placement.write_text(placement.model_dump_json())
     return run
+
+
+def run_of(task: str, models_dir: Path, path: Path, **changes: Any) -> RunDir:
+    """Write the folder of a run on a task's tiny model and rows."""
+    model, rows = TASKS[task]
+    changes = {"rows": rows, "valid": rows[:8]} | changes
+    return make_run(path, models_dir / model, task=task, **changes)
 
 
 def train_here(run: RunDir, stop: threading.Event | None = None) -> RunDir:

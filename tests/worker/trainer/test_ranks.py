@@ -3,7 +3,7 @@
 import asyncio
 import os
 from asyncio.subprocess import Process
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,27 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from app.jobs.spec import Failed, Finished, Started, StepDone, Stopped
+from app.jobs.spec import EvalDone, Failed, Finished, Started, StepDone, Stopped
 from tests.conftest import wait_until
-from tests.worker.trainer.runs import adapter_bytes, events, make_run, of_type
+from tests.worker.trainer.runs import TASKS, adapter_bytes, events, make_run, of_type, run_of
+from tests.worker.trainer.warm_ranks import WarmRanks, warm_ranks
 from worker import launcher
 from worker.rundir import RunDir
 
 MODES = {"ddp": None, "zero-0": 0, "zero-1": 1, "zero-2": 2}
+SHORT = {"micro_batch_size": 1, "learning_rate": 1e-3}
+ODD = 7  # rows that two ranks cannot share evenly
+KINDS: dict[str, dict[str, Any]] = {
+    "random": {"perturbation": {"type": "random", "rho": 0.05}},
+    "ggpo": {"perturbation": {"type": "ggpo", "rho": 0.03, "beta": 0.01}},
+    "full": {"peft": {"method": "full"}},
+    "lora_plus": {"peft": {"method": "lora_plus", "lr_ratio": 16.0}},
+    "adalora": {"peft": {"method": "adalora"}},
+    "dora": {"peft": {"method": "dora"}},
+    "lora_ga": {"peft": {"method": "lora_ga"}},
+    "lora_pro": {"peft": {"method": "lora_pro"}},
+    "pissa": {"peft": {"method": "pissa"}},
+}
 STEPS = {"n_epochs": 4, "micro_batch_size": 1, "checkpoint_steps": 4, "learning_rate": 5e-3}
 
 
@@ -32,18 +46,55 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(base: Path, folder: Path) -> Callable[[str, str], RunDir]:
+def ranks(folder: Path) -> Iterator[WarmRanks]:
+    orders = folder / "orders"
+    orders.mkdir()
+    with warm_ranks(orders) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def undisturbed(base: Path, folder: Path, ranks: WarmRanks) -> Callable[[str, str], RunDir]:
     """Runs that nothing interrupted, each made once, when it is asked for."""
     made: dict[tuple[str, str], RunDir] = {}
 
     def whole(mode: str, perturbation: str) -> RunDir:
         if (mode, perturbation) not in made:
             run = two_ranks(folder / f"{mode}-{perturbation}", base, mode, perturbation)
-            assert finish(run) == 0, run.log.read_text()
-            made[mode, perturbation] = run
+            made[mode, perturbation] = trained(ranks, run)
         return made[mode, perturbation]
 
     return whole
+
+
+@pytest.fixture(scope="module")
+def short(models_dir: Path, folder: Path, ranks: WarmRanks) -> Callable[[str, str], RunDir]:
+    """Short runs of every kind, on ranks or "alone", each made once, when it is asked for."""
+    made: dict[tuple[str, str], RunDir] = {}
+
+    def whole(kind: str, mode: str) -> RunDir:
+        if (kind, mode) not in made:
+            made[kind, mode] = trained(
+                ranks, short_run(folder / f"{kind}-{mode}", models_dir, kind, mode)
+            )
+        return made[kind, mode]
+
+    return whole
+
+
+def trained(ranks: WarmRanks, run: RunDir) -> RunDir:
+    assert ranks.train(run) == 0, run.log.read_text()
+    return run
+
+
+def short_run(path: Path, models_dir: Path, kind: str, mode: str) -> RunDir:
+    resources = {"gpus": 1, "zero_stage": None}
+    if mode != "alone":
+        resources = {"gpus": 2, "zero_stage": MODES[mode]}
+    changes = {"training": SHORT, "resources": resources}
+    if kind in TASKS:
+        return run_of(kind, models_dir, path, valid=TASKS[kind][1][:ODD], **changes)
+    return make_run(path, models_dir / "tiny-llama", **changes, **KINDS[kind])
 
 
 def two_ranks(
@@ -120,9 +171,65 @@ def kill_torchrun(process: Process) -> None:
 
 
 def largest_difference(first: RunDir, second: RunDir) -> float:
-    one, other = (load_file(run.adapter / "adapter_model.safetensors") for run in (first, second))
+    one, other = (
+        load_file(next(run.adapter.glob("*model.safetensors"))) for run in (first, second)
+    )
     assert one.keys() == other.keys()
     return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def losses(run: RunDir) -> list[float]:
+    return [event.metrics["train_loss"] for event in of_type(run, StepDone)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        ("random", "ddp"),
+        ("ggpo", "ddp"),
+        ("seq2seq", "ddp"),
+        ("classification", "ddp"),
+        ("lora_plus", "zero-2"),
+        ("full", "zero-2"),
+        *(
+            pytest.param(kind, mode, marks=pytest.mark.slow)
+            for kind, mode in [
+                ("random", "zero-2"),
+                ("ggpo", "zero-2"),
+                ("seq2seq", "zero-2"),
+                ("classification", "zero-2"),
+                ("lora_plus", "ddp"),
+                ("full", "ddp"),
+                ("adalora", "ddp"),
+                ("dora", "ddp"),
+                ("dora", "zero-2"),
+                ("lora_ga", "ddp"),
+                ("lora_ga", "zero-2"),
+                ("lora_pro", "ddp"),
+                ("pissa", "ddp"),
+                ("pissa", "zero-2"),
+            ]
+        ),
+    ],
+)
+def test_two_ranks_learn_what_one_process_learns(
+    kind: str, mode: str, short: Callable[[str, str], RunDir]
+):
+    alone, together = short(kind, "alone"), short(kind, mode)
+
+    assert losses(together) == pytest.approx(losses(alone), abs=1e-5)
+    assert largest_difference(together, alone) <= 1e-5
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_ranks_score_each_row_once_like_one_process(
+    task: str, short: Callable[[str, str], RunDir]
+):
+    alone, together = (of_type(short(task, mode), EvalDone) for mode in ("alone", "ddp"))
+
+    assert len(together) == len(alone) == 3
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours.metrics == pytest.approx(theirs.metrics, abs=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["zero-0", "zero-1"])
@@ -162,13 +269,14 @@ def test_killed_and_resumed_in_any_stage_ends_with_the_bits_of_plain_ranks_never
     kill: Callable[[Process], None],
     base: Path,
     tmp_path: Path,
+    ranks: WarmRanks,
     undisturbed: Callable[[str, str], RunDir],
 ):
     run = two_ranks(tmp_path / "run", base, mode)
 
     interrupt(run, after_step=5, how=kill)
     killed = events(run)[-1]
-    finish(run)
+    trained(ranks, run)
 
     assert not isinstance(killed, Finished | Stopped | Failed)
     assert of_type(run, Started)[-1].first_step > 4

@@ -19,28 +19,23 @@ from transformers import (
 
 from app.jobs.spec import EvalDone, Finished, Started, StepDone, Warned
 from tests.conftest import SHARED
-from tests.worker.trainer.runs import adapter_bytes, make_run, of_type, train_here
+from tests.worker.trainer.runs import (
+    EVEN_ODD,
+    LABELLED,
+    TASKS,
+    adapter_bytes,
+    make_run,
+    of_type,
+    run_of,
+    train_here,
+)
 from worker.rundir import RunDir
 from worker.trainer import scores
 from worker.trainer.faults import RunError
 from worker.trainer.labels import MOST_COMPLETIONS, completion_labels
 
-EVEN_ODD = [
-    {"prompt": f"Is {n} even or odd?", "completion": "odd" if n % 2 else "even"} for n in range(24)
-]
-LABELLED = [
-    {"text": "aaaa"[: n % 3 + 1] if n % 2 else "zzz zz"[: n % 4 + 2], "label": n % 2}
-    for n in range(24)
-]
 PAIRS = [row | {"text_pair": row["text"], "label": f"kind {row['label']}"} for row in LABELLED]
-TASKS = {"seq2seq": ("tiny-t5", EVEN_ODD), "classification": ("tiny-bert", LABELLED)}
 LONG = {"n_epochs": 5, "eval_steps": 30, "checkpoint_steps": 30}
-
-
-def run_of(task: str, models_dir: Path, path: Path, **changes: Any) -> RunDir:
-    model, rows = TASKS[task]
-    changes = {"rows": rows, "valid": rows[:8]} | changes
-    return make_run(path, models_dir / model, task=task, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +131,27 @@ def test_accumulated_micro_batches_are_one_batch(task: str, models_dir: Path, tm
     assert second == pytest.approx(first, abs=1e-4)
 
 
+def test_a_validation_is_over_all_targets_however_they_are_batched(
+    models_dir: Path, tmp_path: Path
+):
+    rows = [row | {"completion": "odd" * (n % 5 + 1)} for n, row in enumerate(EVEN_ODD)]
+    changes = {"rows": rows, "valid": rows[:7], "total_steps": 1}
+    runs = [
+        run_of(
+            "seq2seq",
+            models_dir,
+            tmp_path / str(size),
+            training={"max_steps": 1, "micro_batch_size": size},
+            **changes,
+        )
+        for size in (1, 4)
+    ]
+
+    single, fours = (of_type(train_here(run), EvalDone)[0].metrics for run in runs)
+
+    assert single == pytest.approx(fours, rel=1e-5)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_stopped_and_resumed_ends_with_the_same_bits(
     task: str, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -220,6 +236,24 @@ def test_the_methods_serve_every_task(task: str, method: str, models_dir: Path, 
     train_here(run)
 
     assert of_type(run, Finished)[0].metrics["verification_max_logit_difference"] < 1e-5
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("method", ["dora", "rslora", "lora_plus", "lora_pro"])
+def test_the_variants_of_lora_serve_every_task(
+    task: str, method: str, models_dir: Path, tmp_path: Path
+):
+    peft = {"method": method, "lr_ratio": 16.0 if method == "lora_plus" else None}
+    training = {"max_steps": 2, "checkpoint_steps": 2}
+    run = run_of(
+        task, models_dir, tmp_path / "run", valid=(), peft=peft, training=training, total_steps=2
+    )
+
+    train_here(run)
+
+    (finished,) = of_type(run, Finished)
+    assert finished.step == 2
+    assert finished.metrics["verification_max_logit_difference"] < 1e-5
 
 
 @pytest.mark.parametrize("task", TASKS)
