@@ -21,6 +21,7 @@ def make_celery(redis_url: str) -> Celery:
     celery.conf.update(
         task_ignore_result=True,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
         broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5},
         task_publish_retry=False,
     )

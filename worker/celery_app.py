@@ -6,7 +6,7 @@ import socket
 import threading
 from typing import Any
 
-from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 
 from app import logs
 from app.broker import SWEEP_TASK, TRAIN_TASK, make_celery
@@ -60,8 +60,9 @@ def _train() -> None:
     )
 
 
-@worker_ready.connect  # type: ignore[untyped-decorator]  # Celery is untyped
+@worker_init.connect  # type: ignore[untyped-decorator]  # Celery is untyped
 def _start_pulse(**_: Any) -> None:
+    """Start before the broker is reached: it may be away for long."""
     logs.configure()
     threading.Thread(target=_pulse, name="pulse").start()
 
