@@ -82,9 +82,13 @@ def _is_disk_full(error: BaseException) -> bool:
     """Tell a full disk, which safetensors and torch wrap into errors of their own."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return True
-    return isinstance(error, SafetensorError | RuntimeError) and (
-        os.strerror(errno.ENOSPC).lower() in str(error).lower()
-        or "PytorchStreamWriter failed writing" in str(error)
+    return isinstance(error, SafetensorError | RuntimeError) and any(
+        said in str(error)
+        for said in (
+            os.strerror(errno.ENOSPC),
+            "PytorchStreamWriter failed writing",
+            "basic_ios::clear: iostream error",
+        )
     )
 
 

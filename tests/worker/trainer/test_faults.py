@@ -30,6 +30,7 @@ from worker.trainer.faults import RunError, diverged, explain
             "disk_full",
             "free space",
         ),
+        (RuntimeError("basic_ios::clear: iostream error"), "disk_full", "free space"),
         (RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1"), "rank_lost", "is gone"),
         (diverged(3, [1.0, 2.0]), "diverged", "step 3 (the last ones before: 1, 2)"),
         (RunError("x", "Do y."), "x", "Do y."),
