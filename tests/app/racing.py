@@ -12,6 +12,13 @@ from app.db import Database
 Operation = Callable[[AsyncSession], Awaitable[Any]]
 
 
+class SilentBell:
+    """Every message is lost: workers look by themselves."""
+
+    def wake(self, job_id: str) -> None:
+        pass
+
+
 async def commit(db: Database, operation: Operation) -> Any:
     """Do something in a transaction of its own."""
     async with db.transaction() as tx:

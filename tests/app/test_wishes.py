@@ -13,16 +13,11 @@ from app.jobs import lease, service
 from app.jobs.lease import Claim, Failure
 from app.settings import ApiSettings
 from app.tables import Job
-from tests.app.racing import Operation, commit, overtake
+from tests.app.racing import Operation, SilentBell, commit, overtake
 from tests.app.records import run
 
 pytestmark = pytest.mark.usefixtures("empty_queue")
 JOBS = "/fine_tuning/jobs"
-
-
-class SilentBell:
-    def wake(self, job_id: str) -> None:
-        pass
 
 
 async def give_back(tx: AsyncSession, held: Claim) -> None:
