@@ -217,7 +217,7 @@ class CreateJob(Asked):
 
 
 class ErrorOut(BaseModel):
-    """Why a job failed; an empty object for one that did not."""
+    """Why a job failed; null for one that did not."""
 
     code: str
     message: str
@@ -254,7 +254,7 @@ class JobOut(Listed):
     validation_file: str | None
     result_files: list[str]
     trained_tokens: int | None
-    error: ErrorOut | dict[str, Any]
+    error: ErrorOut | None
     hyperparameters: dict[str, Any]
     method: dict[str, Any]
     seed: int
@@ -415,9 +415,9 @@ def attempt_out(attempt: Attempt) -> AttemptOut:
     )
 
 
-def _error(job: Job) -> ErrorOut | dict[str, Any]:
+def _error(job: Job) -> ErrorOut | None:
     if job.error_code is None:
-        return {}
+        return None
     return ErrorOut(code=job.error_code, message=job.error_message or "", param=job.error_param)
 
 

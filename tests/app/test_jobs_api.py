@@ -26,7 +26,7 @@ def test_everything_auto_is_resolved_and_shown(http: httpx.Client, training_file
     assert job["training"]["learning_rate"] == pytest.approx(2e-4)
     assert job["training"]["max_length"] == 256
     assert job["progress"] == {"step": 0, "total_steps": 15}
-    assert job["error"] == {}
+    assert job["error"] is None
 
 
 def test_the_old_top_level_hyperparameters_work(http: httpx.Client, training_file: str):
