@@ -30,9 +30,9 @@ TESTS = ("fine_tuning", "test_files.py", "test_uploads.py", "uploads", "test_mod
 def main() -> int:
     """Run the tests and return pytest's exit status; arguments go on to pytest."""
     package = fetch(KEPT)
-    with tempfile.TemporaryDirectory(prefix="basin-conformance-") as scratch:
-        with served(Path(scratch)) as url:
-            return run_tests(package, url, sys.argv[1:])
+    scratch = tempfile.TemporaryDirectory(prefix="basin-conformance-")
+    with scratch as folder, served(Path(folder)) as url:
+        return run_tests(package, url, sys.argv[1:])
 
 
 def fetch(folder: Path) -> Path:

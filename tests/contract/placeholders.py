@@ -2,6 +2,9 @@
 
 Nothing of the service is switched off: a wrapper around the real application writes real rows of a
 tenant of their own, so that a file that one test deleted is there for the next.
+
+Two of their examples ask for what no service can say yes to, and are changed on the way in: a file
+whose md5 is "md5", and metrics sent to Weights & Biases, which Basin refuses by name.
 """
 
 import hashlib
@@ -12,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.db import Database
 from app.jobs import defaults
@@ -20,7 +23,7 @@ from app.jobs.defaults import Facts
 from app.jobs.schemas import CreateJob
 from app.jobs.spec import DataSpec
 from app.jobs.states import JobStatus
-from app.keys.service import ID_LENGTH, _digest
+from app.keys.service import ID_LENGTH, digest
 from app.main import app_from_env as real_app
 from app.tables import (
     ApiKey,
@@ -28,16 +31,22 @@ from app.tables import (
     Blob,
     BlobChunk,
     Checkpoint,
+    CheckpointPermission,
     File,
     Job,
     JobEvent,
     Organization,
+    Upload,
+    UploadPart,
 )
 from tests.factories import PEPPER, jsonl
 
 ORGANIZATION = "acemeco"
 MODELS = ("gpt-4o-mini", "gpt-6-astra")
-KEYS = ("My API Key", "My Admin API Key")
+KEY = "My API Key"  # what they send everywhere, also where OpenAI asks for an admin's
+PROJECTS = ("string", "project_id")
+PERMISSION = "cp_zc4Q7MP6XxulcVzj4MZdwsAB"
+UPLOAD, PART = "upload_abc123", "string"
 JOB = "ft-AF1WoRqd3aJAHsqc9NY7iL8F"
 TUNED = "ft:gpt-4o-mini:acemeco:suffix:abc123"
 SHARED = "ft:gpt-4o-mini-2024-07-18:org:weather:B7R9VjQd"
@@ -65,20 +74,26 @@ async def put_back(tx: AsyncSession) -> None:
 def rows() -> list[Base]:
     """Return all of them, owners first."""
     training = [blob("blob-training", jsonl(ROWS)), *files()]
-    return [*organizations(), *flatten(training), *jobs(), *of_the_running_job()]
+    return [
+        *organizations(),
+        *flatten(training),
+        *jobs(),
+        *of_the_running_job(),
+        *permissions(),
+        *upload(),
+    ]
 
 
 def organizations() -> list[Base]:
-    keys = [
-        ApiKey(
-            id=key[3 : 3 + ID_LENGTH],
-            organization_id=ORGANIZATION,
-            name=key,
-            digest=_digest(key[3 + ID_LENGTH :], PEPPER),
-        )
-        for key in KEYS
-    ]
-    return [Organization(id=ORGANIZATION, name=ORGANIZATION), *keys]
+    key = ApiKey(
+        id=KEY[3 : 3 + ID_LENGTH],
+        organization_id=ORGANIZATION,
+        name=KEY,
+        admin=True,
+        digest=digest(KEY[3 + ID_LENGTH :], PEPPER),
+    )
+    names = (ORGANIZATION, *PROJECTS)
+    return [*(Organization(id=name, name=name) for name in names), key]
 
 
 def blob(blob_id: str, data: bytes) -> list[Base]:
@@ -135,6 +150,33 @@ def of_the_running_job() -> list[Base]:
     return [event, *blob("blob-checkpoint", PLACEHOLDER), checkpoint]
 
 
+def permissions() -> list[Base]:
+    """One to delete, and one to start a page after."""
+    return [
+        CheckpointPermission(
+            id=permission_id, organization_id=ORGANIZATION, model=model, project_id="project_id"
+        )
+        for permission_id, model in ((PERMISSION, SHARED), (CURSOR, JOB))
+    ]
+
+
+def upload() -> list[Base]:
+    """One that has all its bytes."""
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    size = {"size_bytes": len(PLACEHOLDER)}
+    pending = Upload(
+        id=UPLOAD,
+        organization_id=ORGANIZATION,
+        filename="filename",
+        mime_type="mime_type",
+        purpose="assistants",
+        expires_at=soon,
+        **size,
+    )
+    part = UploadPart(id=PART, upload_id=UPLOAD, blob_id="blob-part", **size)
+    return [pending, *blob("blob-part", PLACEHOLDER), part]
+
+
 def job(job_id: str, status: JobStatus, **values: Any) -> Job:
     body = CreateJob(model=MODELS[0], training_file="file-abc123")
     data = DataSpec(train_sha256="", train_rows=ROWS, valid_sha256=None, valid_rows=0)
@@ -171,7 +213,26 @@ class PutBack:
         if scope["type"] == "http":
             async with self._database.transaction() as tx:
                 await put_back(tx)
+            if scope["path"] in (f"/v1/uploads/{UPLOAD}/complete", "/v1/fine_tuning/jobs"):
+                receive = adapted(scope, receive)
         await self._app(scope, receive, send)
+
+
+def adapted(scope: Scope, receive: Receive) -> Receive:
+    """Put an md5 that is one for "md5", and leave out `integrations`."""
+
+    async def changed() -> Message:
+        message = await receive()
+        body = message.get("body", b"")
+        if not body or scope["method"] != "POST":
+            return message
+        asked = json.loads(body)
+        asked.pop("integrations", None)
+        if asked.get("md5") == "md5":
+            asked["md5"] = hashlib.md5(PLACEHOLDER).hexdigest()
+        return message | {"body": json.dumps(asked).encode()}
+
+    return changed
 
 
 def app_from_env() -> ASGIApp:
