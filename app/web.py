@@ -93,14 +93,23 @@ After = Annotated[str | None, Query(description="The last id of the page before.
 
 
 def blob_response(
-    request: Request, db: Database, stored: StoredBytes, *, media_type: str, filename: str
+    request: Request,
+    db: Database,
+    stored: StoredBytes,
+    *,
+    media_type: str,
+    filename: str,
+    window: tuple[int, int] | None = None,
 ) -> Response:
     """Answer with a blob: Content-Length, ETag (its sha256), one Range, If-None-Match and HEAD.
+
+    `window` is the start and the length of a part of it, which is answered as if it were all.
 
     Raises:
         RangeNotSatisfiable: the range starts past the end.
     """
-    etag = f'"{stored.sha256}"'
+    first, size = window or (0, stored.size)
+    etag = f'"{stored.sha256}-{first}"' if window else f'"{stored.sha256}"'
     headers = {
         "ETag": etag,
         "Accept-Ranges": "bytes",
@@ -110,15 +119,15 @@ def blob_response(
         return Response(status_code=304, headers=headers)
     if_range = request.headers.get("if-range")
     wanted = request.headers.get("range") if if_range in (None, etag) else None
-    start, stop = parse_range(wanted, stored.size)
+    start, stop = parse_range(wanted, size)
     headers["Content-Length"] = str(stop - start)
-    partial = (start, stop) != (0, stored.size)
+    partial = (start, stop) != (0, size)
     if partial:
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{stored.size}"
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     status = 206 if partial else 200
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
-    body = blobs.read(db, stored.blob_id, start=start, stop=stop)
+    body = blobs.read(db, stored.blob_id, start=first + start, stop=first + stop)
     return StreamingResponse(body, status_code=status, headers=headers, media_type=media_type)
 
 

@@ -100,10 +100,12 @@ class Api:
     settings: ApiSettings
     pid: int
 
-    def key(self, organization: str) -> str:
+    def key(self, organization: str, *, admin: bool = False) -> str:
         async def make() -> str:
             async with connected(self.settings.database_url) as db, db.transaction() as tx:
-                return await keys.create(tx, organization=organization, name="test", pepper=PEPPER)
+                return await keys.create(
+                    tx, organization=organization, name="test", pepper=PEPPER, admin=admin
+                )
 
         return asyncio.run(make())
 

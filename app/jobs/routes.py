@@ -1,19 +1,24 @@
 """/v1/fine_tuning/jobs"""
 
 import re
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from app import tars
+from app.errors import NotFound
 from app.jobs import service
 from app.jobs.schemas import (
+    AdapterFilesOut,
     AttemptsOut,
     CheckpointOut,
     CreateJob,
     EventOut,
     JobOut,
     MetricsOut,
+    adapter_files_out,
     attempt_out,
     checkpoint_out,
     event_out,
@@ -174,6 +179,38 @@ async def get_adapter(request: Request, job_id: str, db: Db, caller: Caller) -> 
     async with db.transaction() as tx:
         stored = await service.adapter(tx, caller.organization_id, job_id)
     return blob_response(request, db, stored, media_type=TAR, filename=f"{job_id}.tar")
+
+
+@router.get("/{job_id}/adapter/files", response_model=AdapterFilesOut)
+async def list_adapter_files(job_id: str, db: Db, caller: Caller) -> AdapterFilesOut:
+    """List the files in the adapter's archive."""
+    async with db.transaction() as tx:
+        stored = await service.adapter(tx, caller.organization_id, job_id)
+    return adapter_files_out(await tars.entries(db, stored))
+
+
+@router.api_route(
+    "/{job_id}/adapter/files/{name:path}",
+    methods=["GET", "HEAD"],
+    operation_id="download_adapter_file",
+)
+async def get_adapter_file(
+    request: Request, job_id: str, name: str, db: Db, caller: Caller
+) -> Response:
+    """Download one file out of the adapter's archive: ranges, ETag and HEAD work."""
+    async with db.transaction() as tx:
+        stored = await service.adapter(tx, caller.organization_id, job_id)
+    entry = next((each for each in await tars.entries(db, stored) if each.name == name), None)
+    if entry is None:
+        raise NotFound(f"The adapter of {job_id} has no file {name!r}.", param="name")
+    return blob_response(
+        request,
+        db,
+        stored,
+        media_type="application/octet-stream",
+        filename=PurePosixPath(entry.name).name.replace('"', ""),
+        window=(entry.start, entry.size),
+    )
 
 
 @router.api_route(

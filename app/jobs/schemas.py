@@ -9,6 +9,7 @@ from app.jobs.spec import PeftMethod, PerturbationType, Task, TrainSpec
 from app.paging import Listed
 from app.schemas import AUTO, Asked, Count, Factor
 from app.tables import Attempt, Checkpoint, Job, JobEvent
+from app.tars import Entry
 
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
@@ -355,6 +356,18 @@ class AttemptsOut(BaseModel):
     data: list[AttemptOut]
 
 
+class AdapterFileOut(BaseModel):
+    """A file in an adapter's archive."""
+
+    name: str
+    bytes: int
+
+
+class AdapterFilesOut(BaseModel):
+    object: Literal["list"]
+    data: list[AdapterFileOut]
+
+
 class Series(BaseModel):
     """One metric over optimizer steps; a value that is not finite is a string, such as NaN."""
 
@@ -435,6 +448,12 @@ def checkpoint_out(checkpoint: Checkpoint) -> CheckpointOut:
         metrics=checkpoint.metrics,
         step_number=checkpoint.step,
     )
+
+
+def adapter_files_out(entries: list[Entry]) -> AdapterFilesOut:
+    """Show what an adapter's archive holds."""
+    files = [AdapterFileOut(name=entry.name, bytes=entry.size) for entry in entries]
+    return AdapterFilesOut(object="list", data=files)
 
 
 def attempt_out(attempt: Attempt) -> AttemptOut:
