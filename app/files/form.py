@@ -8,6 +8,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.errors import InvalidRequest
 
 MAX_FIELD_BYTES = 64 << 10
+MAX_FIELDS = 32
 
 
 class UploadForm:
@@ -89,6 +90,8 @@ class UploadForm:
     def _on_part_end(self) -> None:
         if not self._in_file:
             self.fields[self._name] = self._value.decode(errors="replace")
+            if len(self.fields) > MAX_FIELDS:
+                raise InvalidRequest(f"There are more than {MAX_FIELDS} fields.")
         self._value.clear()
         self._in_file = False
 

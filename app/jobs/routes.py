@@ -61,7 +61,7 @@ def _submission(
         key_id=caller.key_id,
         body=body.model_dump_json(by_alias=True),
         idempotency_key=idempotency_key,
-        again=x_stainless_retry_count.strip("0") != "",
+        again=x_stainless_retry_count.isdecimal() and int(x_stainless_retry_count) > 0,
     )
 
 

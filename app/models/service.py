@@ -16,38 +16,40 @@ from app.tables import Checkpoint, Job
 
 async def list_models(tx: AsyncSession, organization_id: str, settings: Settings) -> list[ModelOut]:
     """Return base models first, then fine-tuned ones, newest first: own ones, and shared."""
-    bases = [
-        ModelOut(
-            id=base.name,
-            object="model",
-            created=base.created_at,
-            owned_by="operator",
-            task=base.task,
-        )
-        for base in catalog.base_models(
-            settings.models_dir, settings.hub_revisions, settings.hub_tasks
-        )
-    ]
     query = select(Job).where(
         readable_by(organization_id, Job.fine_tuned_model),
         Job.status == JobStatus.SUCCEEDED,
         Job.model_deleted_at.is_(None),
     )
     jobs = await tx.scalars(query.order_by(Job.created_at.desc()))
-    return bases + [_tuned(job) for job in jobs]
+    return _bases(settings) + [_tuned(job, job.fine_tuned_model or "") for job in jobs]
 
 
 async def get_model(
     tx: AsyncSession, organization_id: str, settings: Settings, name: str
 ) -> ModelOut:
-    """Return one model.
+    """Return one model: a base, a fine-tuned one, or that of a checkpoint.
 
     Raises:
-        NotFound: neither a base nor a model of the caller's.
+        NotFound: none of that name is offered to the caller.
     """
-    for model in await list_models(tx, organization_id, settings):
-        if model.id == name:
-            return model
+    for base in _bases(settings):
+        if base.id == name:
+            return base
+    finished = select(Job).where(
+        readable_by(organization_id, Job.fine_tuned_model),
+        Job.fine_tuned_model == name,
+        Job.model_deleted_at.is_(None),
+    )
+    of_checkpoint = (
+        select(Job)
+        .join(Checkpoint, Checkpoint.job_id == Job.id)
+        .where(readable_by(organization_id, Checkpoint.model), Checkpoint.model == name)
+    )
+    for query in (finished, of_checkpoint):
+        job = (await tx.scalars(query.limit(1))).first()
+        if job is not None:
+            return _tuned(job, name)
     raise NotFound(f"The model {name!r} does not exist.", param="model")
 
 
@@ -61,8 +63,7 @@ async def delete_model(
         ModelInUse: a job that is not over goes on from it.
         NotFound: the caller owns no such model.
     """
-    bases = catalog.base_models(settings.models_dir, settings.hub_revisions, settings.hub_tasks)
-    if any(base.name == name for base in bases):
+    if any(base.id == name for base in _bases(settings)):
         raise InvalidRequest(
             f"{name} is a base model: only the operator removes it.", param="model"
         )
@@ -92,10 +93,24 @@ async def _forget(tx: AsyncSession, organization_id: str, name: str) -> str | No
     return (await tx.scalars(checkpoint.returning(Checkpoint.blob_id))).one_or_none()
 
 
-def _tuned(job: Job) -> ModelOut:
+def _bases(settings: Settings) -> list[ModelOut]:
+    offered = catalog.base_models(settings.models_dir, settings.hub_revisions, settings.hub_tasks)
+    return [
+        ModelOut(
+            id=base.name,
+            object="model",
+            created=base.created_at,
+            owned_by="operator",
+            task=base.task,
+        )
+        for base in offered
+    ]
+
+
+def _tuned(job: Job, name: str) -> ModelOut:
     finished = job.finished_at or job.created_at
     return ModelOut(
-        id=job.fine_tuned_model or "",
+        id=name,
         object="model",
         created=int(finished.timestamp()),
         owned_by=job.organization_id,

@@ -10,6 +10,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import blobs
+from app.blobs import BlobGone
 from app.db import Database
 from app.errors import FileTooLarge, InvalidFile, InvalidRequest, InvalidUploadState, NotFound
 from app.files import service as files
@@ -118,18 +119,26 @@ async def complete(
 
     async def close(tx: AsyncSession, file: File) -> None:
         if not await _end(tx, upload_id, "completed", file_id=file.id):
-            raise InvalidUploadState(f"{upload_id} was completed or cancelled meanwhile.")
+            raise InvalidUploadState(f"{upload_id} was cancelled meanwhile.")
 
-    file = await files.upload(
-        db,
-        organization_id,
-        _joined(db, parts, digest),
-        lambda: _label(upload, md5, digest.hexdigest()),
-        max_bytes=upload.size_bytes,
-        adopt=close,
-    )
+    try:
+        await files.upload(
+            db,
+            organization_id,
+            _joined(db, parts, digest),
+            lambda: _label(upload, md5, digest.hexdigest()),
+            max_bytes=upload.size_bytes,
+            adopt=close,
+        )
+    except (InvalidUploadState, BlobGone):
+        # The same request, sent again while the first was at work: its file is the answer.
+        async with db.transaction() as tx:
+            upload = await get(tx, organization_id, upload_id)
+        if upload.status != "completed":
+            raise
     async with db.transaction() as tx:
-        return await get(tx, organization_id, upload_id), file
+        upload = await get(tx, organization_id, upload_id)
+        return upload, await _file_of(tx, upload)
 
 
 async def cancel(tx: AsyncSession, organization_id: str, upload_id: str) -> Upload:

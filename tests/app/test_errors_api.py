@@ -60,6 +60,22 @@ def test_a_body_that_is_too_long_is_refused_however_it_comes(http: httpx.Client)
     assert envelope(declared) == envelope(chunked) == (413, "request_too_large")
 
 
+def test_a_multipart_body_where_none_belongs_is_not_read_without_end(http: httpx.Client):
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+
+    answer = http.post("/fine_tuning/jobs", content=iter([bytes(5 << 20)]), headers=kind)
+
+    assert envelope(answer) == (413, "request_too_large")
+
+
+def test_a_form_with_too_many_fields_is_refused(http: httpx.Client):
+    fields = {f"field{number}": "x" for number in range(100)}
+
+    answer = http.post("/files", files={"file": ("x", b"x")}, data=fields)
+
+    assert envelope(answer) == (400, "invalid_value")
+
+
 def test_no_key_and_a_wrong_one_have_the_envelope(api: Api):
     without = httpx.get(f"{api.url}/v1/models")
     wrong = httpx.get(f"{api.url}/v1/models", headers={"Authorization": "Bearer sk-x"})

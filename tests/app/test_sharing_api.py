@@ -332,6 +332,26 @@ def test_the_official_client_deletes_a_model(client: openai.OpenAI, tuned: Tuned
     assert client.models.delete(tuned.model).deleted is True
 
 
+def test_models_are_described_to_who_may_use_them(
+    http: httpx.Client,
+    admin: httpx.Client,
+    partner: httpx.Client,
+    partner_id: str,
+    stranger: httpx.Client,
+    tuned: Tuned,
+):
+    names = [tuned.model, tuned.checkpoint_model]
+    unshared = [partner.get(f"/models/{name}").status_code for name in names]
+    for name in names:
+        share(admin, name, partner_id)
+
+    for name in names:
+        mine, shared = (client.get(f"/models/{name}").json() for client in (http, partner))
+        assert mine == shared and mine["id"] == name and mine["task"] == "causal"
+        assert stranger.get(f"/models/{name}").status_code == 404
+    assert unshared == [404, 404]
+
+
 def test_one_file_comes_out_of_the_archive(http: httpx.Client, tuned: Tuned):
     files = http.get(f"{tuned.adapter}/files").json()["data"]
 

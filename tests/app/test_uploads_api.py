@@ -107,6 +107,18 @@ def test_completing_again_returns_the_same_file(http: httpx.Client):
     assert again == first
 
 
+def test_completing_twice_at_once_makes_one_file(http: httpx.Client):
+    upload_id = announce(http, filename="once.jsonl")["id"]
+    part_ids = add_all(http, upload_id)
+
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: complete(http, upload_id, part_ids).json(), range(4)))
+
+    names = [file["filename"] for file in http.get("/files").json()["data"]]
+    assert done == [done[0]] * 4 and done[0]["status"] == "completed"
+    assert names.count("once.jsonl") == 1
+
+
 def test_what_is_refused_leaves_the_upload_as_it_was(http: httpx.Client):
     upload_id = announce(http)["id"]
     a, b, c = add_all(http, upload_id)
