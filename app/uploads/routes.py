@@ -14,7 +14,7 @@ from app.uploads.schemas import (
     upload_out,
 )
 from app.uploads.service import PART_BYTES, NewUpload
-from app.web import FORM_SLACK_BYTES, Caller, Db, Tx, declared_bytes
+from app.web import FORM_SLACK_BYTES, Caller, Config, Db, Tx, declared_bytes
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
@@ -35,8 +35,8 @@ PART_BODY = {
 
 
 @router.post("", response_model=UploadOut)
-async def create_upload(body: CreateUpload, tx: Tx, caller: Caller) -> UploadOut:
-    """Announce a file of up to 8 GiB that comes in parts, within an hour."""
+async def create_upload(body: CreateUpload, tx: Tx, caller: Caller, settings: Config) -> UploadOut:
+    """Announce a file, of up to 8 GiB, that comes in parts within an hour."""
     asked = NewUpload(
         filename=body.filename,
         mime_type=body.mime_type,
@@ -44,7 +44,10 @@ async def create_upload(body: CreateUpload, tx: Tx, caller: Caller) -> UploadOut
         size_bytes=body.bytes,
         file_lifetime_s=body.expires_after.seconds if body.expires_after else None,
     )
-    return upload_out(await service.create(tx, caller.organization_id, asked))
+    upload = await service.create(
+        tx, caller.organization_id, asked, max_bytes=settings.max_upload_bytes
+    )
+    return upload_out(upload)
 
 
 @router.post("/{upload_id}/parts", response_model=PartOut, openapi_extra=PART_BODY)

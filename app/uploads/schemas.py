@@ -7,13 +7,13 @@ from pydantic import BaseModel, Field
 from app.files.schemas import FileOut, file_out
 from app.schemas import Asked, ExpiresAfter
 from app.tables import File, Upload, UploadPart
-from app.uploads.service import MAX_PARTS, UPLOAD_BYTES, status_of
+from app.uploads.service import MAX_PARTS, status_of
 
 
 class CreateUpload(Asked):
     """A file to come in parts, and how long it will be."""
 
-    bytes: int = Field(ge=0, le=UPLOAD_BYTES)
+    bytes: int = Field(ge=0)
     filename: str = Field(min_length=1, max_length=1024)
     mime_type: str = Field(max_length=256)
     purpose: str

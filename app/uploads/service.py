@@ -19,7 +19,6 @@ from app.ids import new_id
 from app.tables import File, Upload, UploadPart
 
 PART_BYTES = 64 << 20
-UPLOAD_BYTES = 8 << 30
 MAX_PARTS = 10_000
 LIFETIME_S = 3600
 GRACE_S = 3600  # an upload that expires while it is being completed keeps its parts so long
@@ -38,13 +37,18 @@ class NewUpload:
     file_lifetime_s: int | None
 
 
-async def create(tx: AsyncSession, organization_id: str, asked: NewUpload) -> Upload:
+async def create(
+    tx: AsyncSession, organization_id: str, asked: NewUpload, *, max_bytes: int
+) -> Upload:
     """Open an upload; it waits an hour for its parts.
 
     Raises:
+        FileTooLarge: more than `max_bytes` are announced.
         InvalidRequest: a purpose there is not.
     """
     files.check_purpose(asked.purpose)
+    if asked.size_bytes > max_bytes:
+        raise FileTooLarge(f"The file is larger than {max_bytes} bytes.", param="bytes")
     upload = Upload(
         id=new_id("upload_"),
         organization_id=organization_id,

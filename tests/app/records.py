@@ -105,7 +105,7 @@ async def make_part(db: Database, organization_id: str, data: bytes) -> str:
     stored = await ready_blob(db, organization_id, data)
     async with db.transaction() as tx:
         asked = NewUpload("train.jsonl", "text/jsonl", "fine-tune", len(data), None)
-        upload = await uploads.create(tx, organization_id, asked)
+        upload = await uploads.create(tx, organization_id, asked, max_bytes=len(data))
         part = UploadPart(
             id=new_id("part_"), upload_id=upload.id, blob_id=stored.blob_id, size_bytes=len(data)
         )

@@ -226,7 +226,6 @@ def test_the_file_of_an_upload_expires_as_was_asked(http: httpx.Client):
     ("fields", "param"),
     [
         ({"bytes": -1}, "bytes"),
-        ({"bytes": (8 << 30) + 1}, "bytes"),
         ({"purpose": "fun"}, "purpose"),
         ({"colour": "red"}, "colour"),
         ({"expires_after": {"anchor": "created_at", "seconds": 60}}, "expires_after.seconds"),
@@ -240,6 +239,16 @@ def test_an_upload_that_cannot_be_is_refused(
     refused = http.post("/uploads", json=body | fields)
 
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+
+def test_an_upload_that_is_announced_too_large_is_refused(http: httpx.Client):
+    body = {"filename": "x", "mime_type": "text/jsonl", "purpose": "fine-tune"}
+
+    largest = http.post("/uploads", json=body | {"bytes": 8 << 30})
+    refused = http.post("/uploads", json=body | {"bytes": (8 << 30) + 1})
+
+    assert largest.status_code == 200
+    assert code(refused) == (413, "file_too_large")
 
 
 def test_another_tenants_upload_does_not_exist(http: httpx.Client, stranger: httpx.Client):
