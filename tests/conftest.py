@@ -132,7 +132,7 @@ def api(settings: ApiSettings, tmp_path_factory: pytest.TempPathFactory) -> Iter
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(url), timeout_s=20)
+        wait_until(lambda: answers(url), timeout_s=90)
         yield Api(url, settings, process.pid)
     finally:
         process.terminate()

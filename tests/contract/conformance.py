@@ -75,7 +75,7 @@ def served(scratch: Path) -> Iterator[str]:
                 stderr=log,
             )
         try:
-            wait_until(lambda: answers(f"http://127.0.0.1:{port}"), timeout_s=30)
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}"), timeout_s=90)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()
