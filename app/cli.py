@@ -116,10 +116,10 @@ def sweep_command(
 def _say_swept(woken: list[str], swept: Swept, *, always: bool) -> None:
     if woken or always:
         out.print(f"{len(woken)} requeued" + "".join(f"\n  {job_id}" for job_id in woken))
-    if swept != Swept(0, 0, 0, 0) or always:
+    if swept != Swept(0, 0, 0, 0, 0) or always:
         out.print(
             f"deleted: {swept.files} files, {swept.resume_states} resume states,"
-            f" {swept.blobs} blobs, {swept.workers} silent workers"
+            f" {swept.blobs} blobs, {swept.workers} silent workers; {swept.uploads} uploads expired"
         )
 
 
@@ -154,16 +154,20 @@ def fsck_command(
 def create_key(
     org: Annotated[str, typer.Option(help="The organization the key is for.")] = "default",
     name: Annotated[str, typer.Option(help="What the key is called in lists.")] = "unnamed",
+    admin: Annotated[
+        bool, typer.Option("--admin", help="It may share the organization's models with others.")
+    ] = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Make a key and print it; it is shown this once."""
-    print(asyncio.run(_create_key(_settings(data, ApiSettings), org=org, name=name)))
+    settings = _settings(data, ApiSettings)
+    print(asyncio.run(_create_key(settings, org=org, name=name, admin=admin)))
 
 
 @keys_app.command("list")
 def list_keys(data: Data = DEFAULT_DATA) -> None:
     """List keys, without their secrets."""
-    table = Table("key", "organization", "name", "created", "state")
+    table = Table("key", "organization", "name", "kind", "created", "state")
     for row in asyncio.run(_list_keys(_settings(data, Settings))):
         table.add_row(*row)
     out.print(table)
@@ -200,10 +204,10 @@ def _settings(data: Path, kind: type[Needed]) -> Needed:
     raise typer.Exit(1)
 
 
-async def _create_key(settings: ApiSettings, *, org: str, name: str) -> str:
+async def _create_key(settings: ApiSettings, *, org: str, name: str, admin: bool) -> str:
     pepper = settings.key_pepper.get_secret_value()
     async with connected(settings.database_url) as db, db.transaction() as tx:
-        return await keys.create(tx, organization=org, name=name, pepper=pepper)
+        return await keys.create(tx, organization=org, name=name, pepper=pepper, admin=admin)
 
 
 async def _list_keys(settings: Settings) -> list[tuple[str, ...]]:
@@ -213,6 +217,7 @@ async def _list_keys(settings: Settings) -> list[tuple[str, ...]]:
                 key.id,
                 organization.name,
                 key.name,
+                "admin" if key.admin else "",
                 f"{key.created_at:%Y-%m-%d %H:%M}",
                 "revoked" if key.revoked_at else "live",
             )

@@ -30,6 +30,18 @@ class InvalidJobState(ApiError):
     code = "invalid_job_state"
 
 
+class InvalidUploadState(ApiError):
+    code = "invalid_upload_state"
+
+
+class ModelInUse(ApiError):
+    code = "model_in_use"
+
+
+class IdempotencyKeyReused(ApiError):
+    code = "idempotency_key_reused"
+
+
 class NotReady(ApiError):
     code = "not_ready"
 
@@ -48,9 +60,24 @@ class InvalidApiKey(ApiError):
     type = "authentication_error"
 
 
+class AdminKeyNeeded(ApiError):
+    status = 403
+    code = "insufficient_permissions"
+
+
 class NotFound(ApiError):
     status = 404
     code = "not_found"
+
+
+class MethodNotAllowed(ApiError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(ApiError):
+    status = 413
+    code = "request_too_large"
 
 
 class FileTooLarge(ApiError):

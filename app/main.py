@@ -10,9 +10,12 @@ from app import health, logs, web
 from app.broker import Bell, make_celery
 from app.db import connected
 from app.files import routes as files
+from app.graders import routes as graders
 from app.jobs import routes as jobs
 from app.models import routes as models
+from app.permissions import routes as permissions
 from app.settings import ApiSettings
+from app.uploads import routes as uploads
 from app.workers import routes as workers
 
 DESCRIPTION = """Fine-tuning that speaks OpenAI's API and trains LoRA-MGPO adapters on your
@@ -35,7 +38,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.settings = settings
     app.state.bell = Bell(make_celery(settings.redis_url))
     web.install(app)
-    for part in (files, jobs, models, workers, health):
+    for part in (files, uploads, jobs, permissions, graders, models, workers, health):
         app.include_router(part.router)
     return app
 

@@ -99,10 +99,12 @@ class Api:
     settings: ApiSettings
     pid: int
 
-    def key(self, organization: str) -> str:
+    def key(self, organization: str, *, admin: bool = False) -> str:
         async def make() -> str:
             async with connected(self.settings.database_url) as db, db.transaction() as tx:
-                return await keys.create(tx, organization=organization, name="test", pepper=PEPPER)
+                return await keys.create(
+                    tx, organization=organization, name="test", pepper=PEPPER, admin=admin
+                )
 
         return asyncio.run(make())
 
@@ -129,7 +131,7 @@ def api(settings: ApiSettings, tmp_path_factory: pytest.TempPathFactory) -> Iter
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(url), timeout_s=20)
+        wait_until(lambda: answers(url), timeout_s=90)
         yield Api(url, settings, process.pid)
     finally:
         process.terminate()

@@ -8,20 +8,26 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.errors import InvalidRequest
 
 MAX_FIELD_BYTES = 64 << 10
+MAX_FIELDS = 32
 
 
 class UploadForm:
     """One upload: iterate `file()` to the end, then `fields` and `filename` are whole.
 
+    `part` is the name of the part that is the file.
+
     Raises:
         InvalidRequest: not multipart, malformed, without a file, or a field that is too long.
     """
 
-    def __init__(self, content_type: str | None, stream: AsyncIterator[bytes]) -> None:
+    def __init__(
+        self, content_type: str | None, stream: AsyncIterator[bytes], *, part: str = "file"
+    ) -> None:
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
-            raise InvalidRequest("Send the file as multipart/form-data with `file` and `purpose`.")
+            raise InvalidRequest(f"Send multipart/form-data, with the bytes as `{part}`.")
+        self._part = part
         self.filename: str | None = None
         self.fields: dict[str, str] = {}
         self._stream = stream
@@ -46,7 +52,7 @@ class UploadForm:
         )
 
     async def file(self) -> AsyncIterator[bytes]:
-        """Yield the bytes of the part named `file`."""
+        """Yield the bytes of the file."""
         try:
             async for data in self._stream:
                 self._parser.write(data)
@@ -58,7 +64,7 @@ class UploadForm:
         if not self._ended:
             raise InvalidRequest("The multipart body ends early.")
         if self.filename is None:
-            raise InvalidRequest("Missing required parameter: 'file'.", param="file")
+            raise InvalidRequest(f"Missing required parameter: '{self._part}'.", param=self._part)
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header = data[start:end].lower()
@@ -69,7 +75,7 @@ class UploadForm:
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         self._name = options.get(b"name", b"").decode(errors="replace")
-        self._in_file = self._name == "file"
+        self._in_file = self._name == self._part
         if self._in_file:
             self.filename = options.get(b"filename", b"upload").decode(errors="replace")
 
@@ -84,6 +90,8 @@ class UploadForm:
     def _on_part_end(self) -> None:
         if not self._in_file:
             self.fields[self._name] = self._value.decode(errors="replace")
+            if len(self.fields) > MAX_FIELDS:
+                raise InvalidRequest(f"There are more than {MAX_FIELDS} fields.")
         self._value.clear()
         self._in_file = False
 

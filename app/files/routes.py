@@ -3,19 +3,29 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import ValidationError
 
 from app import blobs
-from app.errors import FileTooLarge
+from app.errors import FileTooLarge, InvalidRequest
 from app.files import service
 from app.files.form import UploadForm
 from app.files.schemas import DeletedOut, FileOut, file_out
 from app.files.service import Label
 from app.paging import ListOut, list_out
-from app.web import After, Caller, Config, Db, Tx, blob_response
+from app.schemas import ExpiresAfter
+from app.web import (
+    FORM_SLACK_BYTES,
+    After,
+    Caller,
+    Config,
+    Db,
+    Tx,
+    blob_response,
+    declared_bytes,
+)
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
-FORM_SLACK_BYTES = 64 << 10  # boundaries and the other fields
 UPLOAD_BODY = {
     "requestBody": {
         "required": True,
@@ -27,6 +37,8 @@ UPLOAD_BODY = {
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
                         "purpose": {"type": "string", "example": "fine-tune"},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {"type": "integer"},
                     },
                 }
             }
@@ -38,19 +50,36 @@ UPLOAD_BODY = {
 @router.post("", response_model=FileOut, openapi_extra=UPLOAD_BODY)
 async def upload_file(request: Request, db: Db, settings: Config, caller: Caller) -> FileOut:
     """Upload a file: training data is checked line by line while it arrives."""
-    declared = request.headers.get("content-length", "")
     limit = settings.max_file_bytes
-    if declared.isdecimal() and int(declared) > limit + FORM_SLACK_BYTES:
+    if declared_bytes(request) > limit + FORM_SLACK_BYTES:
         raise FileTooLarge(f"The file is larger than {limit} bytes.", param="file")
     form = UploadForm(request.headers.get("content-type"), request.stream())
     file = await service.upload(
         db,
         caller.organization_id,
         form.file(),
-        lambda: Label(form.filename or "", form.fields.get("purpose")),
+        lambda: _label(form),
         max_bytes=limit,
     )
     return file_out(file)
+
+
+def _label(form: UploadForm) -> Label:
+    asked = {
+        name: form.fields[f"expires_after[{name}]"]
+        for name in ("anchor", "seconds")
+        if f"expires_after[{name}]" in form.fields
+    }
+    lifetime_s = None
+    if asked:
+        try:
+            lifetime_s = ExpiresAfter.model_validate(asked).seconds
+        except ValidationError as error:
+            raise InvalidRequest(
+                "expires_after has the anchor created_at, and 3600 to 2592000 seconds.",
+                param="expires_after",
+            ) from error
+    return Label(form.filename or "", form.fields.get("purpose"), lifetime_s)
 
 
 @router.get("", response_model=ListOut[FileOut])

@@ -54,7 +54,7 @@ def file_out(file: File) -> FileOut:
         object="file",
         bytes=file.size_bytes,
         created_at=int(file.created_at.timestamp()),
-        expires_at=None,
+        expires_at=int(file.expires_at.timestamp()) if file.expires_at else None,
         filename=file.filename,
         purpose=file.purpose,
         status="processed",

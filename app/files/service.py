@@ -1,7 +1,7 @@
 """Files: checked while they arrive, stored whole or not at all."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,12 +26,16 @@ UPLOAD_PURPOSES = frozenset(
 )
 
 
+Adopt = Callable[[AsyncSession, File], Awaitable[None]]
+
+
 @dataclass(frozen=True)
 class Label:
     """What an upload calls itself; known once its bytes are through."""
 
     filename: str
     purpose: str | None
+    lifetime_s: int | None = None
 
 
 async def upload(
@@ -41,8 +45,11 @@ async def upload(
     label: Callable[[], Label],
     *,
     max_bytes: int,
+    adopt: Adopt | None = None,
 ) -> File:
     """Store a file with constant memory; nothing of it stays when it is refused.
+
+    `adopt` says what else happens in the transaction in which the file appears.
 
     Raises:
         FileTooLarge: more than `max_bytes`.
@@ -53,12 +60,12 @@ async def upload(
     stored = await blobs.write(db, organization_id, _checked(stream, checker, max_bytes))
     try:
         told = label()
-        _check_purpose(told.purpose)
+        check_purpose(told.purpose)
         training = told.purpose == TRAINING_PURPOSE
         if training:
             _raise_problems(checker.finish())
         async with db.transaction() as tx:
-            return await add(
+            file = await add(
                 tx,
                 organization_id,
                 stored,
@@ -66,7 +73,11 @@ async def upload(
                 purpose=told.purpose or "",
                 rows=checker.rows if training else None,
                 row_format=checker.format if training else None,
+                lifetime_s=told.lifetime_s,
             )
+            if adopt is not None:
+                await adopt(tx, file)
+            return file
     except BaseException:
         async with db.transaction() as tx:
             await blobs.give_up(tx, stored.blob_id)
@@ -82,6 +93,7 @@ async def add(
     purpose: str,
     rows: int | None,
     row_format: str | None,
+    lifetime_s: int | None = None,
 ) -> File:
     """Give written bytes a name and an owner."""
     await blobs.seal(tx, stored)
@@ -95,11 +107,17 @@ async def add(
         sha256=stored.sha256,
         rows=rows,
         row_format=row_format,
+        expires_at=None if lifetime_s is None else after_now(lifetime_s),
     )
     tx.add(file)
     await tx.flush()
     await tx.refresh(file)
     return file
+
+
+def after_now(seconds: int) -> Any:
+    """Return the moment so many seconds from now, by the database's clock."""
+    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 async def get(
@@ -228,7 +246,12 @@ async def _checked(
         yield data
 
 
-def _check_purpose(purpose: str | None) -> None:
+def check_purpose(purpose: str | None) -> None:
+    """Refuse a purpose that nobody can upload for.
+
+    Raises:
+        InvalidRequest: the message lists those there are.
+    """
     if purpose not in UPLOAD_PURPOSES:
         known = ", ".join(sorted(UPLOAD_PURPOSES))
         raise InvalidRequest(f"Invalid purpose {purpose!r}; one of {known}.", param="purpose")

@@ -15,17 +15,35 @@ from app.db import after_commit
 from app.errors import InvalidJobState, InvalidRequest, NotFound, NotReady
 from app.files import service as files
 from app.ids import new_id
-from app.jobs import defaults, events, lease, queue, sources
+from app.jobs import defaults, events, lease, queue, sources, submissions
 from app.jobs.compatible import check_asked, check_formats
 from app.jobs.defaults import Facts
 from app.jobs.schemas import CreateJob, QueueOut, Series
 from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
 from app.jobs.states import TERMINAL, JobStatus
+from app.jobs.submissions import Request
 from app.models import catalog
 from app.paging import Page, cut
+from app.permissions.service import readable_by
 from app.settings import Settings
 from app.tables import Attempt, Checkpoint, File, Job, JobEvent, LogChunk, Metric
 from app.workers import service as workers
+
+
+async def submit(
+    tx: AsyncSession, request: Request, body: CreateJob, *, settings: Settings, bell: Bell
+) -> Job:
+    """Queue a job, or return the one that this very request has queued before.
+
+    Raises:
+        IdempotencyKeyReused: its key stands for another body. And what `create` raises.
+    """
+    earlier = await submissions.made_before(tx, request)
+    if earlier is not None:
+        return await get(tx, request.organization_id, earlier)
+    job = await create(tx, request.organization_id, body, settings=settings, bell=bell)
+    await submissions.remember(tx, request, job.id)
+    return job
 
 
 async def create(
@@ -82,6 +100,13 @@ async def get(tx: AsyncSession, organization_id: str, job_id: str, *, hold: bool
     return job
 
 
+async def _readable(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
+    """Return a job of the caller's, or one whose model is shared with it."""
+    shared = readable_by(organization_id, Job.fine_tuned_model)
+    job = (await tx.scalars(select(Job).where(Job.id == job_id, shared))).one_or_none()
+    return job or await get(tx, organization_id, job_id)
+
+
 async def queue_place(tx: AsyncSession, job: Job) -> QueueOut | None:
     """Return where a queued job stands among all that wait."""
     if job.status != JobStatus.QUEUED:
@@ -102,10 +127,17 @@ async def queue_place(tx: AsyncSession, job: Job) -> QueueOut | None:
 
 
 async def list_jobs(
-    tx: AsyncSession, organization_id: str, *, after: str | None, limit: int
+    tx: AsyncSession,
+    organization_id: str,
+    *,
+    metadata: dict[str, str],
+    after: str | None,
+    limit: int,
 ) -> Page[Job]:
-    """Return a page of the caller's jobs, newest first."""
+    """Return a page of the caller's jobs that carry all of `metadata`, newest first."""
     query = select(Job).where(Job.organization_id == organization_id)
+    if metadata:
+        query = query.where(Job.user_metadata.contains(metadata))
     if after:
         last = await get(tx, organization_id, after)
         query = query.where(tuple_(Job.created_at, Job.id) < tuple_(last.created_at, last.id))
@@ -220,12 +252,15 @@ async def list_attempts(tx: AsyncSession, organization_id: str, job_id: str) -> 
 
 
 async def adapter(tx: AsyncSession, organization_id: str, job_id: str) -> StoredBytes:
-    """Return where the adapter's archive is.
+    """Return where the adapter's archive is: of an own job, or of a model that is shared.
 
     Raises:
+        NotFound: no such job, nor a shared model of it; or the model was deleted.
         NotReady: the job has none; it runs still, or it did not succeed.
     """
-    job = await get(tx, organization_id, job_id)
+    job = await _readable(tx, organization_id, job_id)
+    if job.model_deleted_at is not None:
+        raise NotFound(f"{job.fine_tuned_model} was deleted.", param="fine_tuning_job_id")
     if job.adapter_blob_id is None:
         raise NotReady(f"{job_id} has no adapter: its status is {job.status}.")
     return await blobs.describe(tx, job.adapter_blob_id)
@@ -234,14 +269,19 @@ async def adapter(tx: AsyncSession, organization_id: str, job_id: str) -> Stored
 async def checkpoint_adapter(
     tx: AsyncSession, organization_id: str, job_id: str, checkpoint_id: str
 ) -> StoredBytes:
-    """Return where the archive of a checkpoint's adapter is.
+    """Return where the archive of a checkpoint's adapter is: an own one, or one that is shared.
 
     Raises:
         NotFound: the job has no such checkpoint.
     """
-    await get(tx, organization_id, job_id)
-    query = select(Checkpoint.blob_id).where(
-        Checkpoint.id == checkpoint_id, Checkpoint.job_id == job_id
+    query = (
+        select(Checkpoint.blob_id)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(
+            Checkpoint.id == checkpoint_id,
+            Job.id == job_id,
+            readable_by(organization_id, Checkpoint.model),
+        )
     )
     blob_id = (await tx.execute(query)).scalar_one_or_none()
     if blob_id is None:

@@ -21,9 +21,12 @@ class Caller:
 
     organization_id: str
     key_id: str
+    admin: bool = False
 
 
-async def create(tx: AsyncSession, *, organization: str, name: str, pepper: str) -> str:
+async def create(
+    tx: AsyncSession, *, organization: str, name: str, pepper: str, admin: bool = False
+) -> str:
     """Make a key for an organization (made too, when it is new) and return it in the clear."""
     key_id, secret = token(ID_LENGTH), token(SECRET_LENGTH)
     organization_id = await _organization_id(tx, organization)
@@ -32,7 +35,8 @@ async def create(tx: AsyncSession, *, organization: str, name: str, pepper: str)
             id=key_id,
             organization_id=organization_id,
             name=name,
-            digest=_digest(secret, pepper),
+            admin=admin,
+            digest=digest(secret, pepper),
             expires_at=None,
             revoked_at=None,
         )
@@ -73,10 +77,15 @@ async def authenticate(tx: AsyncSession, bearer: str, *, pepper: str) -> Caller:
     live = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     query = select(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None), live)
     key = (await tx.execute(query)).scalar_one_or_none()
-    digest = key.digest if key else b""
-    if key is None or not hmac.compare_digest(digest, _digest(secret, pepper)):
+    kept = key.digest if key else b""
+    if key is None or not hmac.compare_digest(kept, digest(secret, pepper)):
         raise InvalidApiKey("Incorrect API key. Make one with `basin keys create`.")
-    return Caller(organization_id=key.organization_id, key_id=key.id)
+    return Caller(organization_id=key.organization_id, key_id=key.id, admin=key.admin)
+
+
+def digest(secret: str, pepper: str) -> bytes:
+    """Return what is kept of a key's secret."""
+    return hmac.new(pepper.encode(), secret.encode(), hashlib.sha256).digest()
 
 
 async def _organization_id(tx: AsyncSession, name: str) -> str:
@@ -88,7 +97,3 @@ async def _organization_id(tx: AsyncSession, name: str) -> str:
     tx.add(organization)
     await tx.flush()
     return organization.id
-
-
-def _digest(secret: str, pepper: str) -> bytes:
-    return hmac.new(pepper.encode(), secret.encode(), hashlib.sha256).digest()
