@@ -216,7 +216,8 @@ def _call(call: Row) -> Row:
 
 def read_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a file that was checked when it was uploaded."""
-    with path.open(encoding="utf-8") as file:
+    # As the upload's check takes lines: a byte order mark may begin the file, \n alone ends a line.
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
         for line in file:
             if line.strip():
                 yield json.loads(line)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.factories import chat_row, to_jsonl
-from worker.trainer.data import IGNORED, encode_file, encode_row
+from worker.trainer.data import IGNORED, encode_file, encode_row, read_rows
 from worker.trainer.faults import RunError
 
 QWEN_LIKE = """\
@@ -145,3 +145,12 @@ def test_a_file_without_a_single_answer_left_names_the_knob(tokenizer: Any, tmp_
         encode_file(path, tokenizer, max_length=100)
 
     assert caught.value.code == "no_trainable_tokens"
+
+
+def test_rows_are_read_as_the_upload_took_them(tmp_path: Path):
+    rows = [{"text": "a\u2028b\x85c"}, {"text": "d"}]
+    file = tmp_path / "train.jsonl"
+    text = to_jsonl(rows).replace(b'{"text": "d"', b'{\r"text":\r"d"').replace(b"\n", b"\r\n")
+    file.write_bytes(b"\xef\xbb\xbf" + text)
+
+    assert list(read_rows(file)) == rows
