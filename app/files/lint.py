@@ -24,7 +24,7 @@ DAMAGE = re.compile(
 
 @dataclass
 class Finding:
-    """One thing to know: how often, the first lines, and what to do about it.
+    """One thing to know: how often, on which lines first, and what to do about it.
 
     `pairs` are, for duplicates, the first lines with the line that each repeats before it.
     """
@@ -54,14 +54,14 @@ class Tally:
 
     def finding(self, code: str, severity: Severity, message: str) -> Iterator[Finding]:
         if self.count:
-            yield Finding(code, severity, self.count, self.lines, f"{self.count} {message}")
+            yield Finding(code, severity, self.count, self.lines, message)
 
 
 class Lint:
     """Takes the good rows of a file, and says what is doubtful in them; memory is bounded."""
 
     def __init__(self, *, remembered: int = REMEMBERED_ROWS) -> None:
-        self.digests: dict[int, int] = {}  # digest of a row → its first line
+        self._digests: dict[int, int] = {}  # digest of a row → its first line
         self._remembered = remembered
         self._repeats, self._pairs = Tally(), list[tuple[int, int]]()
         self._empty, self._users, self._first = Tally(), Tally(), Tally()
@@ -70,7 +70,7 @@ class Lint:
     @property
     def forgetful(self) -> bool:
         """Whether some rows were not remembered, so that duplicates are at least so many."""
-        return len(self.digests) >= self._remembered
+        return len(self._digests) >= self._remembered
 
     def see(self, number: int, line: bytes, row: Row, row_format: str) -> None:
         """Count one row."""
@@ -85,9 +85,12 @@ class Lint:
         elif row_format == "preference":
             self._see_preference(number, row)
 
+    def knows(self, line: bytes) -> bool:
+        """Return whether a row of the file is the same as another's."""
+        return _digest(line) in self._digests
+
     def findings(self) -> list[Finding]:
         """Return what was found, worst first."""
-        least = "at least " if self.forgetful else ""
         found = [
             *self._empty.finding("empty_answers", "warn", EMPTY),
             *self._same.finding("same_outputs", "warn", SAME),
@@ -97,7 +100,8 @@ class Lint:
             *self._first.finding("assistant_first", "info", SPEAKS_FIRST),
         ]
         for repeats in self._repeats.finding("duplicate_rows", "warn", DUPLICATES):
-            repeats.pairs, repeats.message = self._pairs, least + repeats.message
+            repeats.pairs = self._pairs
+            repeats.message += FORGETFUL if self.forgetful else ""
             found.insert(0, repeats)
         return found
 
@@ -106,11 +110,11 @@ class Lint:
         return {"findings": [finding.as_json() for finding in self.findings()]}
 
     def _see_digest(self, number: int, line: bytes) -> None:
-        digest = hash(line.rstrip())  # SipHash with this process's own key
-        if len(self.digests) < self._remembered:
-            first = self.digests.setdefault(digest, number)
+        digest = _digest(line)
+        if len(self._digests) < self._remembered:
+            first = self._digests.setdefault(digest, number)
         else:
-            first = self.digests.get(digest, number)
+            first = self._digests.get(digest, number)
         if first != number:
             self._repeats.add(number)
             if len(self._pairs) < FIRST_LINES:
@@ -145,16 +149,23 @@ class Lint:
             self._empty.add(number)
 
 
-EMPTY = "answers hold no text: the model would learn to say nothing. Fill them in, or remove them."
-SAME = "rows prefer an answer to itself: there is nothing to learn from them. Remove them."
+EMPTY = "Answers without text: the model would learn to say nothing. Fill them in, or remove them."
+SAME = "Rows that prefer an answer to itself: there is nothing to learn from them. Remove them."
 DAMAGED = (
-    "rows hold characters that were damaged by a wrong encoding (such as \ufffd or Ã©)."
-    " Write the file again from its source, as UTF-8."
+    "Characters that a wrong encoding damaged, such as \ufffd or Ã©. Write the file again from its"
+    " source, as UTF-8."
 )
-ARGUMENTS = "tool calls have arguments that are not JSON; the model would learn to write such."
-USERS = "times a user's message follows a user's message. Join them, or add the answer between."
-SPEAKS_FIRST = "rows begin with the assistant: fine if it is meant to speak first."
-DUPLICATES = "rows repeat an earlier row and count twice in training. Remove them unless meant."
+ARGUMENTS = (
+    "Tool calls whose arguments are not JSON: the model would learn to write such. Mend them."
+)
+USERS = "A user's message right after a user's message. Join the two, or add the answer between."
+SPEAKS_FIRST = "Rows that begin with the assistant: fine if it is meant to speak first."
+DUPLICATES = "Rows that repeat an earlier row: they count twice. Remove them unless that is meant."
+FORGETFUL = " The file is long: there may be more."
+
+
+def _digest(line: bytes) -> int:
+    return hash(line.rstrip())  # 8 bytes of SipHash, with a key of this process's own
 
 
 def text_of(message: Row) -> str:

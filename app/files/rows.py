@@ -8,7 +8,7 @@ from app.files.lint import Lint
 from app.files.parse import BadRow, Row, foreign, parse_row
 
 RowFormat = Literal["chat", "prompt_completion", "text", "classification", "preference"]
-See = Callable[[int, Row], None]
+See = Callable[[int, bytes, Row], None]
 
 FORMATS: tuple[RowFormat, ...] = get_args(RowFormat)
 MIN_ROWS = 10
@@ -20,7 +20,7 @@ BOM = b"\xef\xbb\xbf"
 class RowChecker:
     """Takes a file piece by piece and knows at the end whether it is training data.
 
-    `see` is called with the line number and the row of each good line.
+    `see` is called with number, line and row of each good line.
     """
 
     def __init__(self, lint: Lint | None = None, see: See | None = None) -> None:
@@ -95,7 +95,7 @@ class RowChecker:
         self.rows += 1
         self.lint.see(self._line, line, row, row_format)
         if self._see is not None:
-            self._see(self._line, row)
+            self._see(self._line, line, row)
 
     def _check_format(self, found: RowFormat) -> None:
         if self.format is not None:

@@ -17,7 +17,7 @@ from app.files.rows import RowChecker
 from app.ids import new_id
 from app.jobs.states import TERMINAL
 from app.paging import Page, cut
-from app.tables import File, Job
+from app.tables import File, Job, Json
 
 TRAINING_PURPOSE = "fine-tune"
 RESULTS_PURPOSE = "fine-tune-results"
@@ -41,8 +41,11 @@ async def upload(
     label: Callable[[], Label],
     *,
     max_bytes: int,
+    purpose_so_far: Callable[[], str | None] = lambda: None,
 ) -> File:
     """Store a file with constant memory; nothing of it stays when it is refused.
+
+    Where its purpose is known before its end, a file that cannot become good is refused early.
 
     Raises:
         FileTooLarge: more than `max_bytes`.
@@ -50,7 +53,8 @@ async def upload(
         InvalidRequest: a purpose there is not.
     """
     checker = RowChecker()
-    stored = await blobs.write(db, organization_id, _checked(stream, checker, max_bytes))
+    checked = _checked(stream, checker, max_bytes, purpose_so_far)
+    stored = await blobs.write(db, organization_id, checked)
     try:
         told = label()
         _check_purpose(told.purpose)
@@ -66,6 +70,7 @@ async def upload(
                 purpose=told.purpose or "",
                 rows=checker.rows if training else None,
                 row_format=checker.format if training else None,
+                lint=checker.lint.as_json() if training else None,
             )
     except BaseException:
         async with db.transaction() as tx:
@@ -82,6 +87,7 @@ async def add(
     purpose: str,
     rows: int | None,
     row_format: str | None,
+    lint: Json | None = None,
 ) -> File:
     """Give written bytes a name and an owner."""
     await blobs.seal(tx, stored)
@@ -95,6 +101,7 @@ async def add(
         sha256=stored.sha256,
         rows=rows,
         row_format=row_format,
+        lint=lint,
     )
     tx.add(file)
     await tx.flush()
@@ -216,7 +223,10 @@ async def _delete(tx: AsyncSession, *which: ColumnElement[bool]) -> int:
 
 
 async def _checked(
-    stream: AsyncIterator[bytes], checker: RowChecker, max_bytes: int
+    stream: AsyncIterator[bytes],
+    checker: RowChecker,
+    max_bytes: int,
+    purpose_so_far: Callable[[], str | None],
 ) -> AsyncIterator[bytes]:
     """Pass a stream on while its rows are checked in a thread and its size is watched."""
     size = 0
@@ -225,6 +235,8 @@ async def _checked(
         if size > max_bytes:
             raise FileTooLarge(f"The file is larger than {max_bytes} bytes.", param="file")
         await asyncio.to_thread(checker.feed, data)
+        if checker.given_up and purpose_so_far() == TRAINING_PURPOSE:
+            _raise_problems(checker.problems)
         yield data
 
 
