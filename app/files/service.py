@@ -24,6 +24,7 @@ RESULTS_PURPOSE = "fine-tune-results"
 UPLOAD_PURPOSES = frozenset(
     {TRAINING_PURPOSE, "assistants", "batch", "evals", "user_data", "vision"}
 )
+MAX_FILENAME = 255
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ async def upload(
     try:
         told = label()
         _check_purpose(told.purpose)
+        _check_filename(told.filename)
         training = told.purpose == TRAINING_PURPOSE
         if training:
             _raise_problems(checker.finish())
@@ -244,6 +246,13 @@ def _check_purpose(purpose: str | None) -> None:
     if purpose not in UPLOAD_PURPOSES:
         known = ", ".join(sorted(UPLOAD_PURPOSES))
         raise InvalidRequest(f"Invalid purpose {purpose!r}; one of {known}.", param="purpose")
+
+
+def _check_filename(name: str) -> None:
+    """A name is only ever shown; one that cannot be is refused."""
+    if len(name) > MAX_FILENAME or not name.isprintable():
+        message = f"A filename has at most {MAX_FILENAME} characters, and no control characters."
+        raise InvalidRequest(message, param="file")
 
 
 def _raise_problems(problems: list[str]) -> None:
