@@ -123,13 +123,13 @@ def encode_row(row: Row, tokenizer: Any) -> tuple[list[int], list[int]]:
     bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
     if "messages" in row:
         text, spans = render_chat(row, tokenizer)
-    elif "text" in row:
-        text = bos + row["text"] + eos
-        spans = [(0, len(text))]
-    else:
+    elif "prompt" in row and "completion" in row:
         prompt = bos + row["prompt"]
         text = prompt + row["completion"] + eos
         spans = [(len(prompt), len(text))]
+    else:
+        text = bos + row["text"] + eos
+        spans = [(0, len(text))]
     return encode_text(text, spans, tokenizer)
 
 
