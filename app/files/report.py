@@ -16,6 +16,7 @@ from app.tables import Json
 REMEMBERED_ROWS = 1 << 20  # about 110 MiB while a report is made
 MOST_COUNTED = 50_000  # rows whose tokens are counted, evenly spaced over the file
 MOST_LABELS = 1000
+LONGEST_LABEL = 100
 SHOWN_LABELS = 20
 IMBALANCE = 10  # of the most frequent label over the rarest
 
@@ -48,13 +49,19 @@ class Survey:
     def _see(self, number: int, line: bytes, row: Row) -> None:
         if (self.checker.rows - 1) % self.stride == 0:
             self._see_length(number, row)
-        if "label" in row and (len(self.labels) < MOST_LABELS or str(row["label"]) in self.labels):
-            self.labels[str(row["label"])] += 1
+        if self.format == "classification":
+            self._see_label(str(row["label"]))
         if self.validation is not None and self.validation.lint.knows(line):
             self.overlap.add(number)
 
+    def _see_label(self, label: str) -> None:
+        name = label[:LONGEST_LABEL].replace("\0", "\ufffd")  # PostgreSQL's JSON holds no NUL
+        if len(self.labels) < MOST_LABELS or name in self.labels:
+            self.labels[name] += 1
+
     def _see_length(self, number: int, row: Row) -> None:
-        length = self.tokens.measure(row)
+        assert self.format is not None
+        length = self.tokens.measure(row, self.format)
         self.lengths.append(length.tokens)
         limit = self.tokens.max_length
         if limit is not None and length.tokens > limit:

@@ -42,12 +42,16 @@ async def get(
     if kept is not None:
         return kept
     async with AT_ONCE:
+        async with db.transaction() as tx:
+            kept = await _kept(tx, train, valid, base)  # by who was before
+        if kept is not None:
+            return kept
         try:
             made = await _make(db, train, valid, base)
         except BlobGone as error:
             raise NotFound(f"{file_id} was deleted while it was read.") from error
-    async with db.transaction() as tx:
-        await _keep(tx, made, train, valid, base)
+        async with db.transaction() as tx:
+            await _keep(tx, made, train, valid, base)
     return made
 
 

@@ -9,6 +9,7 @@ import structlog
 
 from app.files.lint import text_of
 from app.files.parse import Row
+from app.files.rows import RowFormat
 from app.jobs.defaults import MAX_LENGTH
 from app.models.catalog import BaseModel
 
@@ -44,30 +45,30 @@ class TokenCounter:
         self.task = base.task if base else "causal"
         self.max_length = self._max_length(base) if base else None
 
-    def estimates(self, row_format: str | None) -> bool:
+    def estimates(self, row_format: RowFormat | None) -> bool:
         """Return whether rows of a format are estimated."""
         chat = row_format in ("chat", "preference")
         return self._tokenizer is None or (self._templated and chat)
 
-    def measure(self, row: Row) -> Length:
+    def measure(self, row: Row, row_format: RowFormat) -> Length:
         """Return how long a row is, and whether a causal model keeps something to learn from it."""
-        if "label" in row:
+        if row_format == "classification":
             return Length(self._tokens(row["text"], row.get("text_pair"), special=True))
-        if self.task == "seq2seq" and "prompt" in row:
+        if row_format == "prompt_completion" and self.task == "seq2seq":
             sides = (row["prompt"], row["completion"])
             return Length(max(self._tokens(side, special=True) for side in sides))
-        if "input" in row:
+        if row_format == "preference":
             asked, _ = plain_text(row["input"])
             outputs = [row["preferred_output"], row["non_preferred_output"]]
             told = [plain_text({"messages": output})[0] for output in outputs]
             return Length(self._tokens(asked + max(told, key=len)))
-        return self._measure_causal(*self._causal(row))
+        return self._measure_causal(*self._causal(row, row_format))
 
-    def _causal(self, row: Row) -> tuple[str, int]:
+    def _causal(self, row: Row, row_format: RowFormat) -> tuple[str, int]:
         """Return the text of a row, and the first character that is learned."""
-        if "messages" in row:
+        if row_format == "chat":
             return plain_text(row, bos=self._bos, eos=self._eos)
-        if "prompt" in row:
+        if row_format == "prompt_completion":
             prompt = self._bos + row["prompt"]
             return prompt + row["completion"] + self._eos, len(prompt)
         return self._bos + row["text"] + self._eos, 0

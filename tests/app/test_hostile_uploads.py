@@ -225,6 +225,22 @@ CONTENTS = {
     "completion null": refused(b'{"prompt": "", "completion": null}\n', '"completion" must be'),
     "label an object": refused(b'{"text": "x", "label": {}}\n', '"label" must be an integer'),
     "another format": refused(b'{"text": "x"}\n', "line 11: a text row in a chat file"),
+    "keys of every format": taken(chat(USER, ASSISTANT, label={}, text=1, input=2, prompt=[])),
+    "labels with NUL": taken(
+        b"".join(b'{"text": "x", "label": "a\\u0000%d", "prompt": 1}\n' % n for n in range(10)),
+        10,
+        alone=True,
+    ),
+    "labels of 200 kB": taken(
+        b"".join(b'{"text": "", "label": "%d%s"}\n' % (n, b"x" * 200_000) for n in range(10)),
+        10,
+        alone=True,
+    ),
+    "completions beside texts": taken(
+        b'{"text": 5, "label": [], "input": 1, "prompt": "a", "completion": "b"}\n' * 10,
+        10,
+        alone=True,
+    ),
     "preference without input": refused(
         b'{"input": [], "preferred_output": [], "non_preferred_output": []}\n',
         'line 11: "input" must be an object',

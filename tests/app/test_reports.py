@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from app.db import Database
 from app.files import local
 from app.files.report import MOST_COUNTED, Survey, report
+from app.files.rows import check_row
 from app.files.tokens import TokenCounter
 from app.models import catalog
 from app.tables import FileReport, Json
@@ -212,6 +213,8 @@ EDGES = [
     chat_row(1),
     LONG,
     {"text": "Once upon a time. " * 30},
+    {"prompt": "2+2=", "completion": "4", "text": "not this"},
+    {"prompt": "not this", "text": "2+2=4"},
     {"prompt": "p" * 254, "completion": "c"},
     {"prompt": "p" * 255, "completion": "c"},
     {"prompt": "p" * 256, "completion": "c"},
@@ -239,7 +242,7 @@ def test_tokens_are_counted_as_training_counts_them(row: dict[str, Any], models_
     counter = TokenCounter(catalog.of_folder(folder))
     tokenizer = load_tokenizer(Placement(source="folder", location=str(folder), revision=None))
 
-    length = counter.measure(row)
+    length = counter.measure(row, check_row(row))
 
     ids, labels = encode_row(row, tokenizer)
     assert length.tokens == len(ids)
@@ -260,7 +263,7 @@ def test_special_tokens_count(model: str, row: dict[str, Any], models_dir: Path)
     tokenizer = AutoTokenizer.from_pretrained(models_dir / model)
     sides = (row["text"], row.get("text_pair")) if "text" in row else (row["prompt"],)
 
-    length = TokenCounter(catalog.of_folder(models_dir / model)).measure(row)
+    length = TokenCounter(catalog.of_folder(models_dir / model)).measure(row, check_row(row))
 
     assert length.tokens == len(tokenizer(*sides)["input_ids"])
 
@@ -268,7 +271,7 @@ def test_special_tokens_count(model: str, row: dict[str, Any], models_dir: Path)
 def test_a_long_text_is_counted_in_proportion(models_dir: Path):
     counter = TokenCounter(catalog.of_folder(models_dir / "tiny-llama"))
 
-    tokens = counter.measure({"text": "x" * 500_000}).tokens
+    tokens = counter.measure({"text": "x" * 500_000}, "text").tokens
 
     assert tokens == pytest.approx(500_000, rel=0.001)
 
