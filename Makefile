@@ -6,9 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test test-slow check format clean
 help: ## Say what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
 install: $(STAMP) ## Install everything into .venv
 
@@ -24,8 +24,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## Fine-tune twice, LoRA and LoRA-MGPO, in front of you [MODEL=folder or hub id] [DATA=file.jsonl]
 	@$(BIN)/python -m demo $(if $(MODEL),--model '$(MODEL)') $(if $(DATA),--data '$(DATA)')
 
-test: $(STAMP) ## Run every test, with a PostgreSQL and a Redis of its own
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(STAMP) ## Run the tests, with a PostgreSQL and a Redis of their own
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+test-slow: $(STAMP) ## Run the tests that take long: the rest of the kill matrix, and more ranks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 check: $(STAMP) ## Lint, types, import contracts, dependencies
 	$(BIN)/ruff check .

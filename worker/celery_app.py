@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
@@ -20,6 +21,7 @@ SWEEP_S = 10.0
 settings = Settings()
 devices = DevicePool(named_devices(settings.devices))
 shutdown = threading.Event()
+threads: list[threading.Thread] = []  # beside Celery's own
 hostname = socket.gethostname()
 worker_name = f"{hostname}-{os.getpid()}"
 
@@ -64,7 +66,7 @@ def _train() -> None:
 def _start_pulse(**_: Any) -> None:
     """Start before the broker is reached: it may be away for long."""
     logs.configure()
-    threading.Thread(target=_pulse, name="pulse").start()
+    _start(_pulse, name="pulse")
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]  # Celery is untyped
@@ -73,8 +75,17 @@ def _ask_runs_to_stop(**_: Any) -> None:
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]  # Celery is untyped
-def _stop_pulse(**_: Any) -> None:
+def _wait_for_threads(**_: Any) -> None:
+    """Wait for our own threads while Python still works: once it exits, asyncio does not."""
     shutdown.set()
+    for thread in threads:
+        thread.join()
+
+
+def _start(work: Callable[[], None], *, name: str) -> None:
+    threads[:] = [thread for thread in threads if thread.is_alive()]
+    threads.append(threading.Thread(target=work, name=name))
+    threads[-1].start()
 
 
 def _pulse() -> None:
@@ -88,7 +99,7 @@ async def _beat_and_tidy() -> None:
             worker=worker_name,
             hostname=hostname,
             devices=devices,
-            start=lambda: threading.Thread(target=_train, name="train").start(),
+            start=lambda: _start(_train, name="train"),
             stop=shutdown,
         ),
         tidy(settings, shutdown),

@@ -59,11 +59,13 @@ def outcome(
     *,
     stop: str | None,
     out_of_memory: str | None = None,
+    disk_full: bool = False,
 ) -> Outcome:
     """Judge a run that is over.
 
-    `stop` is what it was asked: cancel, pause, shutdown, budget or nothing; `out_of_memory` is
-    what to tell the owner when the system killed something for memory meanwhile.
+    `stop` is what it was asked: cancel, pause, shutdown, budget or nothing; `out_of_memory` is what
+    to tell the owner when the system killed something for memory meanwhile. On a full disk a run
+    may not even be able to say so.
     """
     match last:
         case Finished() if exit_code == 0:
@@ -77,17 +79,19 @@ def outcome(
             return FailedRun(BUDGET_EXCEEDED)
         case _ if stop is not None or isinstance(last, Stopped):
             return Paused() if stop == "pause" else Interrupted()
-        case _ if exit_code == -signal.SIGKILL and out_of_memory is not None:
-            return Lost(Failure("out_of_memory", out_of_memory, MEMORY_KNOB))
-        case _ if exit_code < 0:
-            return Lost(_killed(-exit_code))
+    if exit_code == -signal.SIGKILL and out_of_memory is not None:
+        return Lost(Failure("out_of_memory", out_of_memory, MEMORY_KNOB))
+    return _without_a_word(exit_code, disk_full=disk_full)
+
+
+def _without_a_word(exit_code: int, *, disk_full: bool) -> Outcome:
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        message = f"The run was killed by {name}; the job's logs show how far it came."
+        return Lost(Failure("killed", message))
+    if exit_code and disk_full:
+        return Lost(DISK_FULL)
     message = (
         f"The run ended without a word (exit code {exit_code}); the job's logs show its last lines."
     )
     return FailedRun(Failure("internal_error", message))
-
-
-def _killed(by: int) -> Failure:
-    name = signal.Signals(by).name
-    message = f"The run was killed by {name}; the job's logs show how far it came."
-    return Failure("killed", message)

@@ -4,10 +4,12 @@ import asyncio
 import csv
 import errno
 import io
+import shutil
 import threading
 import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -47,6 +49,7 @@ RELAY_S = 1.0
 STOP_GRACE_S = 30.0
 FAILED_GRACE_S = 5.0  # ranks may hang, waiting for the one that failed
 BUDGET_GRACE_S = 120.0  # to end the step, evaluate, and prove the adapter
+FULL_BYTES = 1 << 18  # so little is left only where something failed to write more
 RESULT_COLUMNS = {
     "train_loss": "train_loss",
     "train_accuracy": "train_mean_token_accuracy",
@@ -76,9 +79,17 @@ async def run_next(
             await _hold(run, settings, environment, devices=held)
         except* LeaseLostError as lost:
             bound.warning("job.lease_lost", why=str(lost.exceptions[0]))
+            await _let_go(run)
         finally:
             devices.give_back(held)
         return True
+
+
+async def _let_go(run: Run) -> None:
+    """Give up what this attempt was storing when it lost the job: nobody will own it."""
+    with suppress(*DATABASE_AWAY):  # then the sweep finds it abandoned
+        async with run.db.transaction() as tx:
+            await blobs.give_up_of(tx, run.claim.writer)
 
 
 async def claim_job(
@@ -139,7 +150,14 @@ async def _train(
     finally:
         await launcher.kill(run.process)
     told = memory.killed(run.claim.spec, run.last_step) if memory.oom_kills() > kills else None
-    return outcome(exit_code, run.last, stop=run.stop, out_of_memory=told)
+    free = await asyncio.to_thread(shutil.disk_usage, run.folder.path)
+    return outcome(
+        exit_code,
+        run.last,
+        stop=run.stop,
+        out_of_memory=told,
+        disk_full=free.free < FULL_BYTES,
+    )
 
 
 async def _prepare(run: Run, settings: Settings) -> Placement:

@@ -71,13 +71,15 @@ async def create(
     return job
 
 
-async def get(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
-    """Return a job of the caller's.
+async def get(tx: AsyncSession, organization_id: str, job_id: str, *, hold: bool = False) -> Job:
+    """Return a job of the caller's; with `hold`, nobody changes it before this transaction ends.
 
     Raises:
         NotFound: no such job, or another tenant's.
     """
     query = select(Job).where(Job.id == job_id, Job.organization_id == organization_id)
+    if hold:  # a run that ends just now has ended, or does so afterwards
+        query = query.with_for_update(key_share=True)
     job = (await tx.execute(query)).scalar_one_or_none()
     if job is None:
         raise NotFound(f"Could not find fine-tuning job: {job_id}.", param="fine_tuning_job_id")
@@ -121,10 +123,10 @@ async def cancel(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
     Raises:
         InvalidJobState: it has succeeded or failed already.
     """
-    job = await get(tx, organization_id, job_id)
+    job = await get(tx, organization_id, job_id, hold=True)
+    told = "while it was paused" if job.status == JobStatus.PAUSED else "before it started"
     waits = Job.status.in_((JobStatus.QUEUED, JobStatus.PAUSED))
     if await _move(tx, job_id, waits, status=JobStatus.CANCELLED, finished_at=func.now()):
-        told = "while it was paused" if job.status == JobStatus.PAUSED else "before it started"
         events.add(tx, job_id, f"The job was cancelled {told}")
         await lease.drop_resume_states(tx, job_id)
     else:
@@ -141,7 +143,7 @@ async def pause(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
     Raises:
         InvalidJobState: it is over, or being cancelled.
     """
-    job = await get(tx, organization_id, job_id)
+    job = await get(tx, organization_id, job_id, hold=True)
     if await _move(tx, job_id, Job.status == JobStatus.QUEUED, status=JobStatus.PAUSED):
         events.add(tx, job_id, "The job was paused")
     else:
@@ -161,7 +163,7 @@ async def resume(tx: AsyncSession, organization_id: str, job_id: str, *, bell: B
     Raises:
         InvalidJobState: it is over.
     """
-    job = await get(tx, organization_id, job_id)
+    job = await get(tx, organization_id, job_id, hold=True)
     waiting = {"status": JobStatus.QUEUED, "queued_at": func.now()}
     if await _move(tx, job_id, Job.status == JobStatus.PAUSED, **waiting):
         events.add(tx, job_id, "The job waits again")

@@ -10,7 +10,14 @@ from sqlalchemy import text, update
 
 from app.db import Database
 from app.jobs import lease
-from app.jobs.lease import MAX_LOST_ATTEMPTS, Claim, Failure, LeaseLostError
+from app.jobs.lease import (
+    CANCEL_SILENCE_S,
+    LEASE_S,
+    MAX_LOST_ATTEMPTS,
+    Claim,
+    Failure,
+    LeaseLostError,
+)
 from app.jobs.spec import EvalDone, Started, StepDone
 from app.tables import Job
 
@@ -112,6 +119,69 @@ async def test_a_shutdown_does_not_count_towards_the_cap(db: Database, job_id: s
             await lease.give_back(tx, held, "bye")
 
     assert await claimed(db)
+
+
+async def test_every_try_at_a_job_is_listed(db: Database, http: httpx.Client, job_id: str):
+    lost = await claimed(db)
+    await expire(db, job_id)
+    await sweep(db)
+    killed = await claimed(db)
+    async with db.transaction() as tx:
+        await lease.record(
+            tx, killed, [StepDone(at=time.time(), step=3, epoch=0.1, metrics={"train_loss": 1.0})]
+        )
+        await lease.lose(tx, killed, Failure("killed", "The run was killed by SIGKILL."))
+
+    first, second = http.get(f"{JOBS}/{job_id}/attempts").json()["data"]
+
+    assert (first["number"], first["outcome"]) == (lost.attempt, "lost")
+    assert (second["outcome"], second["last_step"]) == ("killed", 3)
+    assert second["worker"] == "w1" and second["reason"] == "The run was killed by SIGKILL."
+    assert second["started_at"] <= second["ended_at"]
+
+
+async def test_a_strangers_attempts_are_not_there(
+    db: Database, stranger: httpx.Client, job_id: str
+):
+    assert stranger.get(f"{JOBS}/{job_id}/attempts").status_code == 404
+
+
+async def test_a_killed_run_waits_before_it_is_tried_again(
+    db: Database, http: httpx.Client, job_id: str
+):
+    held = await claimed(db)
+    async with db.transaction() as tx:
+        await lease.lose(tx, held, Failure("killed", "The run was killed by SIGKILL."))
+
+    assert await claim(db) is None
+    assert "tried again at" in http.get(f"{JOBS}/{job_id}").json()["queue"]["reason"]
+
+
+async def test_a_run_that_is_killed_every_time_fails_with_its_own_reason(
+    db: Database, http: httpx.Client, job_id: str
+):
+    for _ in range(MAX_LOST_ATTEMPTS):
+        held = await claimed(db)
+        async with db.transaction() as tx:
+            await lease.lose(tx, held, Failure("out_of_memory", "Lower micro_batch_size."))
+            await tx.execute(update(Job).where(Job.id == job_id).values(retry_at=None))
+
+    error = http.get(f"{JOBS}/{job_id}").json()["error"]
+    assert error["code"] == "out_of_memory"
+
+
+async def test_a_cancel_does_not_wait_for_the_lease_of_a_silent_worker(
+    db: Database, http: httpx.Client, job_id: str
+):
+    await claimed(db)
+    http.post(f"{JOBS}/{job_id}/cancel")
+    async with db.transaction() as tx:
+        heard = text(f"now() + interval '{LEASE_S - CANCEL_SILENCE_S - 1} seconds'")
+        await tx.execute(update(Job).where(Job.id == job_id).values(lease_until=heard))
+
+    await sweep(db)
+
+    assert http.get(f"{JOBS}/{job_id}").json()["status"] == "cancelled"
 
 
 async def test_cancelling_a_running_job_reaches_its_worker(

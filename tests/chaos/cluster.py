@@ -27,8 +27,8 @@ from app.embedded import Server, Services, run_services, start_postgres, start_r
 from app.keys import service as keys
 from app.settings import inherited_environment
 from app.up import LEAN_MALLOC
-from tests.conftest import answers, free_port, wait_until
 from tests.factories import PEPPER, jsonl
+from tests.waiting import answers, free_port, wait_until
 
 OVER = ("succeeded", "failed", "cancelled")
 JOBS = "/fine_tuning/jobs"
@@ -111,6 +111,12 @@ class Cluster:
             kill(each)
         self.servers[name].process.wait()
 
+    def signal_server(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a server and what it forked."""
+        process = psutil.Process(self.servers[name].process.pid)
+        for each in [process, *process.children(recursive=True)]:
+            each.send_signal(number)
+
     # jobs
 
     def submit(self, **body: Any) -> str:
@@ -158,6 +164,10 @@ class Cluster:
             for process in psutil.process_iter(["cmdline", "status"])
             if any(job_id in part for part in process.info["cmdline"] or [])
         ]
+
+    def signal_run(self, job_id: str, number: signal.Signals) -> None:
+        for process in self.run_of(job_id):
+            process.send_signal(number)
 
     def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         url = self.services.database_url.replace("postgresql+psycopg://", "postgresql://")

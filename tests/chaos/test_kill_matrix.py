@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,11 +14,11 @@ import pytest
 from app.broker import Bell, make_celery
 from tests.chaos.cluster import Cluster, Worker, freeze, kill, thaw, within
 from tests.chaos.invariants import BODY, STEPS, assert_all_is_well
-from tests.conftest import wait_until
+from tests.waiting import wait_until
 from worker.rundir import RunDir
 
 slow = pytest.mark.slow
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("no_workers_between")]
 
 
 def run_dir(worker: Worker, job_id: str) -> RunDir | None:
@@ -226,12 +227,30 @@ def test_postgresql_is_killed_and_comes_back(cluster: Cluster, undisturbed: str)
 @slow
 def test_postgresql_is_away_for_longer_than_a_lease(cluster: Cluster, undisturbed: str):
     cluster.start_worker()
-    job_id = cluster.submit(**BODY | {"training": {"max_steps": STEPS, "checkpoint_steps": 20}})
+    job_id = cluster.submit(**BODY)
     cluster.wait_for_step(job_id, STEPS // 4)
+    cluster.signal_run(job_id, signal.SIGSTOP)  # it must not be over before the lease is
 
     cluster.kill_server("postgres")
     ended = within(60, lambda: not cluster.run_of(job_id))
     cluster.start_postgres()
+    cluster.expire(job_id)
+    cluster.wait(job_id)
+
+    assert ended, "the run went on when another worker could have taken the job"
+    assert_all_is_well(cluster, job_id, undisturbed)
+
+
+@slow
+def test_postgresql_hangs_for_longer_than_a_lease(cluster: Cluster, undisturbed: str):
+    cluster.start_worker()
+    job_id = cluster.submit(**BODY)
+    cluster.wait_for_step(job_id, STEPS // 4)
+    cluster.signal_run(job_id, signal.SIGSTOP)  # it must not be over before the lease is
+
+    cluster.signal_server("postgres", signal.SIGSTOP)
+    ended = within(60, lambda: not cluster.run_of(job_id))
+    cluster.signal_server("postgres", signal.SIGCONT)
     cluster.expire(job_id)
     cluster.wait(job_id)
 

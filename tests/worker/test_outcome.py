@@ -64,6 +64,12 @@ def test_a_failure_of_the_machine_is_tried_again(code: str):
     assert isinstance(outcome(1, Failed(at=0, code=code, message="…"), stop=None), Lost)
 
 
+def test_a_run_that_could_not_even_say_that_the_disk_is_full_is_tried_again():
+    result = outcome(1, None, stop=None, disk_full=True)
+
+    assert isinstance(result, Lost) and result.failure.code == "disk_full"
+
+
 def test_a_run_that_outlives_its_budget_has_failed():
     result = outcome(KILL, None, stop="budget")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from jinja2 import TemplateError
 
 from worker.trainer.faults import RunError
 
@@ -53,12 +54,15 @@ def encode_file(path: Path, tokenizer: Any, *, max_length: int) -> Encoded:
     Rows that keep no token to learn from are left out.
 
     Raises:
-        RunError: no row is left.
+        RunError: no row is left, or the base model's template refuses one.
     """
     kept: list[dict[str, list[int]]] = []
     truncated = dropped = 0
-    for row in read_rows(path):
-        ids, labels = encode_row(row, tokenizer)
+    for line, row in numbered_rows(path):
+        try:
+            ids, labels = encode_row(row, tokenizer)
+        except TemplateError as error:  # what a template raises by itself, such as on two users
+            raise _bad_row(path, line, f"the base model's chat template says: {error}") from error
         truncated += len(ids) > max_length
         ids, labels = ids[:max_length], labels[:max_length]
         if all(label == IGNORED for label in labels[1:]):
@@ -97,11 +101,12 @@ def encode_labelled(
     places = {label: place for place, label in enumerate(labels)}
     kept: list[Row] = []
     truncated = 0
-    for row in read_rows(path):
+    for line, row in numbered_rows(path):
         if str(row["label"]) not in places:
             raise RunError(
                 "unknown_label",
-                f"The validation file has the label {row['label']!r}, which no training row has.",
+                f"The validation file has the label {row['label']!r} in line {line}, which no"
+                " training row has.",
                 param="validation_file",
             )
         inputs, cut = _cut(tokenizer, max_length, row["text"], row.get("text_pair"))
@@ -216,8 +221,20 @@ def _call(call: Row) -> Row:
 
 def read_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a file that was checked when it was uploaded."""
+    return (row for _, row in numbered_rows(path))
+
+
+def numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yield the rows with their lines, 1 for the first."""
     # As the upload's check takes lines: a byte order mark may begin the file, \n alone ends a line.
     with path.open(encoding="utf-8-sig", newline="\n") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             if line.strip():
-                yield json.loads(line)
+                yield number, json.loads(line)
+
+
+def _bad_row(path: Path, line: int, why: str) -> RunError:
+    """Name the line that the run cannot learn from, by the file's name on the wire."""
+    name = "validation_file" if path.stem == "valid" else "training_file"
+    told = name.replace("_", " ")
+    return RunError("bad_row", f"Line {line} of the {told} cannot be used: {why}", param=name)

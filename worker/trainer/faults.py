@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import time
 
 import psutil
@@ -23,6 +24,7 @@ class RunError(Exception):
 
 
 DISK_FULL = "The worker's disk is full; free space under its data folder."
+WANTED = re.compile(r"[Tt]ried to allocate ([\d.]+ \w+)")
 RANK_LOST = "Another process of the run is gone; this one cannot go on without it."
 # What gloo and NCCL say when a process at the other end of a connection is gone.
 GONE = (
@@ -46,7 +48,7 @@ def explain(error: BaseException, spec: TrainSpec) -> Failed:
     if isinstance(error, RunError):
         return _failed(error.code, error.message, error.param)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or _is_cpu_oom(error):
-        message = f"The run ran out of memory: {_memory()}. {advice(spec)}"
+        message = f"The run ran out of memory{_wanted(error)}: {_memory()}. {advice(spec)}"
         return _failed("out_of_memory", message, "training.micro_batch_size")
     if _is_disk_full(error):
         return _failed("disk_full", DISK_FULL)
@@ -55,6 +57,12 @@ def explain(error: BaseException, spec: TrainSpec) -> Failed:
     first_line = (str(error).splitlines() or [""])[0]
     message = f"{type(error).__name__}: {first_line}. The job's logs have the details."
     return _failed("internal_error", message)
+
+
+def _wanted(error: BaseException) -> str:
+    """Say what it could not have, as torch tells it."""
+    found = WANTED.search(str(error))
+    return f" when it wanted {found[1]} more" if found else ""
 
 
 def _memory() -> str:
@@ -74,9 +82,13 @@ def _is_disk_full(error: BaseException) -> bool:
     """Tell a full disk, which safetensors and torch wrap into errors of their own."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return True
-    return isinstance(error, SafetensorError | RuntimeError) and (
-        os.strerror(errno.ENOSPC).lower() in str(error).lower()
-        or "PytorchStreamWriter failed writing" in str(error)
+    return isinstance(error, SafetensorError | RuntimeError) and any(
+        said in str(error)
+        for said in (
+            os.strerror(errno.ENOSPC),
+            "PytorchStreamWriter failed writing",
+            "basic_ios::clear: iostream error",
+        )
     )
 
 
@@ -85,7 +97,7 @@ def _is_rank_lost(error: BaseException) -> bool:
 
 
 def _is_cpu_oom(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def _failed(code: str, message: str, param: str | None = None) -> Failed:

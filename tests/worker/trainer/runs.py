@@ -1,9 +1,11 @@
 """Makes run folders, trains them in this process or in one of their own, and reads what came."""
 
+import resource
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +115,18 @@ def train_here(run: RunDir, stop: threading.Event | None = None) -> RunDir:
     return run
 
 
-def train_apart(run: RunDir) -> subprocess.CompletedProcess[str]:
-    """Train in a process of its own, as the supervisor does."""
+def train_apart(run: RunDir, *, limit_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Train in a process of its own, as the supervisor does; `limit_bytes` is all it can map."""
     command = [sys.executable, "-m", "worker.trainer", str(run.path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    limit = partial(resource.setrlimit, resource.RLIMIT_AS, (limit_bytes, limit_bytes))
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        preexec_fn=limit if limit_bytes else None,
+    )
 
 
 def events(run: RunDir) -> list[TrainEvent]:

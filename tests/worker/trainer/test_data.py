@@ -1,5 +1,6 @@
 """What is learned of a row: the assistant's words and the end of its turn, nothing else."""
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,22 @@ def test_a_file_without_a_single_answer_left_names_the_knob(tokenizer: Any, tmp_
         encode_file(path, tokenizer, max_length=100)
 
     assert caught.value.code == "no_trainable_tokens"
+
+
+def test_a_row_that_the_template_refuses_is_named_by_its_line(tokenizer: Any, tmp_path: Path):
+    strict = copy(tokenizer)
+    strict.chat_template = (
+        "{{ raise_exception('roles must alternate') if messages[0].role != 'user' }}"
+    )
+    rows = [chat_row(1), {"messages": [turn("assistant", "Hello."), turn("user", "Hi.")]}]
+    (tmp_path / "train.jsonl").write_bytes(b"\n" + to_jsonl(rows))
+
+    with pytest.raises(RunError) as caught:
+        encode_file(tmp_path / "train.jsonl", strict, max_length=64)
+
+    assert (caught.value.code, caught.value.param) == ("bad_row", "training_file")
+    assert "Line 3 of the training file" in caught.value.message
+    assert "roles must alternate" in caught.value.message
 
 
 def test_rows_are_read_as_the_upload_took_them(tmp_path: Path):

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -334,3 +335,29 @@ def test_a_run_that_gets_no_better_is_stopped_with_its_best_adapter(base: Path, 
     kept = load_file(run.path / "best" / "trainable.safetensors")
     final = load_file(run.adapter / "adapter_model.safetensors")
     assert all(torch.equal(kept[name], final[name.replace(".default", "")]) for name in kept)
+
+
+def test_a_budget_of_steps_ends_the_run_well_and_says_so(models_dir: Path, tmp_path: Path):
+    run = make_run(tmp_path / "run", models_dir / "tiny-llama", budget={"max_steps": 2})
+
+    train_here(run)
+
+    (warned,) = [event for event in of_type(run, Warned) if event.code == "budget_spent"]
+    assert "The budget of steps is spent at step 2 of 6" in warned.message
+    assert of_type(run, Finished)[-1].step == 2 and adapter_bytes(run)
+    rates = [event.metrics["learning_rate"] for event in of_type(run, StepDone)]
+    assert rates[-1] > 0, "the schedule is that of the whole run"
+
+
+def test_a_budget_of_time_ends_the_run_after_the_step_it_is_spent_in(
+    models_dir: Path, tmp_path: Path
+):
+    run = make_run(tmp_path / "run", models_dir / "tiny-llama")
+    spent = run.read_placement().model_copy(update={"ends_at": time.monotonic()})
+    run.placement.write_text(spent.model_dump_json())
+
+    train_here(run)
+
+    (warned,) = [event for event in of_type(run, Warned) if event.code == "budget_spent"]
+    assert "The budget of time is spent at step 1 of 6" in warned.message
+    assert of_type(run, Finished)[-1].step == 1 and adapter_bytes(run)

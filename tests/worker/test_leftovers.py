@@ -1,0 +1,63 @@
+"""What an attempt left on this machine is taken over by the next, or removed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.db import Database
+from app.jobs.spec import StepDone
+from worker import leftovers
+from worker.rundir import COMPLETE, RunDir
+
+
+def attempt(job: Path, number: int, *, checkpoints: tuple[int, ...] = ()) -> RunDir:
+    run = RunDir(job / f"attempt-{number}")
+    for step in checkpoints:
+        run.checkpoint(step).mkdir(parents=True)
+        (run.checkpoint(step) / COMPLETE).touch()
+    run.path.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+def test_the_newest_complete_checkpoint_of_earlier_attempts_is_taken_over(tmp_path: Path):
+    first, second = attempt(tmp_path, 1, checkpoints=(4, 8)), attempt(tmp_path, 2, checkpoints=(6,))
+    (first.checkpoint(12)).mkdir()  # cut short: not complete
+    third = attempt(tmp_path, 10)
+
+    leftovers.adopt(third)
+
+    assert third.latest_checkpoint() == third.checkpoint(8)
+    assert not first.path.exists() and not second.path.exists()
+
+
+def test_what_earlier_attempts_said_is_returned(tmp_path: Path):
+    first = attempt(tmp_path, 1)
+    said = StepDone(at=1.0, step=3, epoch=0.5, metrics={"train_loss": 1.0})
+    first.append_event(said)
+
+    assert leftovers.adopt(attempt(tmp_path, 2)) == [said]
+
+
+def test_a_run_whose_supervisor_hangs_is_ended_before_its_folder_is_taken(tmp_path: Path):
+    first = attempt(tmp_path, 1)
+    command = [sys.executable, "-c", "import time; time.sleep(100)", str(first.path)]
+    with subprocess.Popen(command) as orphan:
+        leftovers.adopt(attempt(tmp_path, 2))
+
+        assert not psutil.pid_exists(orphan.pid)
+
+
+@pytest.mark.usefixtures("empty_queue")
+async def test_folders_of_jobs_that_are_over_are_removed(db: Database, tmp_path: Path):
+    attempt(tmp_path / "ftjob-unknown", 1)
+
+    await leftovers.sweep(db, tmp_path)
+
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_machine_that_never_ran_anything_has_nothing_to_sweep(db: Database, tmp_path: Path):
+    await leftovers.sweep(db, tmp_path / "not there")
