@@ -19,6 +19,7 @@ from app import fsck, migrate, up
 from app.db import Database, connected
 from app.embedded import ServiceError, find_services
 from app.errors import ApiError
+from app.files import local
 from app.fsck import Finding, Totals
 from app.jobs import lease
 from app.keys import service as keys
@@ -33,6 +34,8 @@ main = typer.Typer(
 )
 keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 main.add_typer(keys_app, name="keys")
+files_app = typer.Typer(help="Look at training files.", no_args_is_help=True)
+main.add_typer(files_app, name="files")
 out = Console()
 
 DEFAULT_DATA = Path(".basin")
@@ -181,6 +184,27 @@ def revoke_key(key_id: str, data: Data = DEFAULT_DATA) -> None:
     except ApiError as error:
         raise typer.BadParameter(error.message) from error
     out.print(f"{key_id} revoked")
+
+
+@files_app.command("check")
+def check_file(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON Lines.")],
+    *,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a base model to measure rows by.")
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A file to compare with.")
+    ] = None,
+) -> None:
+    """Check a training file as an upload would, and report on it; no server is asked.
+
+    Exits 1 when an upload would be refused, or a job could not learn from the file.
+    """
+    if model is not None and not (model / "config.json").is_file():
+        raise typer.BadParameter(f"{model} holds no config.json.", param_hint="--model")
+    if not local.check(file, out, model=model, validation=validation):
+        raise typer.Exit(1)
 
 
 def _settings(data: Path, kind: type[Needed]) -> Needed:

@@ -98,7 +98,7 @@ class BlobChunk(Base):
 
 
 class File(Base):
-    """A file as OpenAI's wire shows it; rows and format are known for training files."""
+    """A file as OpenAI's wire shows it; rows, format and lint are known for training files."""
 
     __tablename__ = "files"
     __table_args__ = (
@@ -116,6 +116,7 @@ class File(Base):
     sha256: Mapped[str]
     rows: Mapped[int | None]
     row_format: Mapped[str | None]
+    lint: Mapped[Json | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
 
@@ -157,6 +158,22 @@ class UploadPart(Base):
     upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"))
     blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"))
     size_bytes: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class FileReport(Base):
+    """What a look at a file's rows found, kept: each model and validation file has its own.
+
+    An empty `model` or `validation_file_id` stands for none; the report ends with its file.
+    """
+
+    __tablename__ = "file_reports"
+    __table_args__ = (PrimaryKeyConstraint("file_id", "model", "validation_file_id"),)
+
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"))
+    model: Mapped[str]
+    validation_file_id: Mapped[str]
+    report: Mapped[Json]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -8,7 +8,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.errors import InvalidRequest
 
 MAX_FIELD_BYTES = 64 << 10
-MAX_FIELDS = 32
+MAX_PARTS = 32
+MAX_BOUNDARY = 70  # RFC 2046 §5.1.1
 
 
 class UploadForm:
@@ -17,7 +18,8 @@ class UploadForm:
     `part` is the name of the part that is the file.
 
     Raises:
-        InvalidRequest: not multipart, malformed, without a file, or a field that is too long.
+        InvalidRequest: not multipart, malformed, without a file or with two, too many fields or one
+            that is too long.
     """
 
     def __init__(
@@ -25,7 +27,7 @@ class UploadForm:
     ) -> None:
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
-        if kind != b"multipart/form-data" or not boundary:
+        if kind != b"multipart/form-data" or not boundary or len(boundary) > MAX_BOUNDARY:
             raise InvalidRequest(f"Send multipart/form-data, with the bytes as `{part}`.")
         self._part = part
         self.filename: str | None = None
@@ -35,6 +37,7 @@ class UploadForm:
         self._headers: dict[bytes, bytes] = {}
         self._value = bytearray()
         self._name = ""
+        self._parts = 0
         self._in_file = False
         self._pending: list[bytes] = []
         self._ended = False
@@ -76,6 +79,12 @@ class UploadForm:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         self._name = options.get(b"name", b"").decode(errors="replace")
         self._in_file = self._name == self._part
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise InvalidRequest(f"The form has more than {MAX_PARTS} parts.")
+        if self._in_file and self.filename is not None:
+            message = f"The form has two parts named '{self._name}'; send one file at a time."
+            raise InvalidRequest(message, param=self._name)
         if self._in_file:
             self.filename = options.get(b"filename", b"upload").decode(errors="replace")
 
@@ -90,8 +99,6 @@ class UploadForm:
     def _on_part_end(self) -> None:
         if not self._in_file:
             self.fields[self._name] = self._value.decode(errors="replace")
-            if len(self.fields) > MAX_FIELDS:
-                raise InvalidRequest(f"There are more than {MAX_FIELDS} fields.")
         self._value.clear()
         self._in_file = False
 

@@ -7,10 +7,11 @@ from pydantic import ValidationError
 
 from app import blobs
 from app.errors import FileTooLarge, InvalidRequest
-from app.files import service
+from app.files import reports, service
 from app.files.form import UploadForm
-from app.files.schemas import DeletedOut, FileOut, file_out
+from app.files.schemas import DeletedOut, FileOut, ReportOut, file_out
 from app.files.service import Label
+from app.models import catalog
 from app.paging import ListOut, list_out
 from app.schemas import ExpiresAfter
 from app.web import (
@@ -60,6 +61,7 @@ async def upload_file(request: Request, db: Db, settings: Config, caller: Caller
         form.file(),
         lambda: _label(form),
         max_bytes=limit,
+        purpose_so_far=lambda: form.fields.get("purpose"),
     )
     return file_out(file)
 
@@ -114,6 +116,27 @@ async def get_content(request: Request, file_id: str, db: Db, caller: Caller) ->
     return blob_response(
         request, db, stored, media_type="application/octet-stream", filename=f"{file.id}.jsonl"
     )
+
+
+@router.get("/{file_id}/report", response_model=ReportOut)
+async def get_report(
+    file_id: str,
+    db: Db,
+    settings: Config,
+    caller: Caller,
+    *,
+    model: Annotated[str | None, Query(description="A base model to measure rows by.")] = None,
+    validation_file: Annotated[str | None, Query(description="A file to compare with.")] = None,
+) -> ReportOut:
+    """Look for what is doubtful in a training file; kept once it was made."""
+    base = None
+    if model:
+        base = catalog.find(model, settings.models_dir, settings.hub_revisions, settings.hub_tasks)
+    found = await reports.get(
+        db, caller.organization_id, file_id, base=base, validation_file=validation_file
+    )
+    named = {"file_id": file_id, "model": model, "validation_file": validation_file}
+    return ReportOut.model_validate({"object": "file.report"} | named | found)
 
 
 @router.delete("/{file_id}", response_model=DeletedOut)

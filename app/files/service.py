@@ -17,13 +17,14 @@ from app.files.rows import RowChecker
 from app.ids import new_id
 from app.jobs.states import TERMINAL
 from app.paging import Page, cut
-from app.tables import File, Job
+from app.tables import File, Job, Json
 
 TRAINING_PURPOSE = "fine-tune"
 RESULTS_PURPOSE = "fine-tune-results"
 UPLOAD_PURPOSES = frozenset(
     {TRAINING_PURPOSE, "assistants", "batch", "evals", "user_data", "vision"}
 )
+MAX_FILENAME = 255
 
 
 Adopt = Callable[[AsyncSession, File], Awaitable[None]]
@@ -46,10 +47,12 @@ async def upload(
     *,
     max_bytes: int,
     adopt: Adopt | None = None,
+    purpose_so_far: Callable[[], str | None] = lambda: None,
 ) -> File:
     """Store a file with constant memory; nothing of it stays when it is refused.
 
-    `adopt` says what else happens in the transaction in which the file appears.
+    `adopt` says what else happens in the transaction in which the file appears. Where its purpose
+    is known before its end, a file that cannot become good is refused early.
 
     Raises:
         FileTooLarge: more than `max_bytes`.
@@ -57,10 +60,12 @@ async def upload(
         InvalidRequest: a purpose there is not.
     """
     checker = RowChecker()
-    stored = await blobs.write(db, organization_id, _checked(stream, checker, max_bytes))
+    checked = _checked(stream, checker, max_bytes, purpose_so_far)
+    stored = await blobs.write(db, organization_id, checked)
     try:
         told = label()
         check_purpose(told.purpose)
+        _check_filename(told.filename)
         training = told.purpose == TRAINING_PURPOSE
         if training:
             _raise_problems(checker.finish())
@@ -74,6 +79,7 @@ async def upload(
                 rows=checker.rows if training else None,
                 row_format=checker.format if training else None,
                 lifetime_s=told.lifetime_s,
+                lint=checker.lint.as_json() if training else None,
             )
             if adopt is not None:
                 await adopt(tx, file)
@@ -94,6 +100,7 @@ async def add(
     rows: int | None,
     row_format: str | None,
     lifetime_s: int | None = None,
+    lint: Json | None = None,
 ) -> File:
     """Give written bytes a name and an owner."""
     await blobs.seal(tx, stored)
@@ -108,6 +115,7 @@ async def add(
         rows=rows,
         row_format=row_format,
         expires_at=None if lifetime_s is None else after_now(lifetime_s),
+        lint=lint,
     )
     tx.add(file)
     await tx.flush()
@@ -234,7 +242,10 @@ async def _delete(tx: AsyncSession, *which: ColumnElement[bool]) -> int:
 
 
 async def _checked(
-    stream: AsyncIterator[bytes], checker: RowChecker, max_bytes: int
+    stream: AsyncIterator[bytes],
+    checker: RowChecker,
+    max_bytes: int,
+    purpose_so_far: Callable[[], str | None],
 ) -> AsyncIterator[bytes]:
     """Pass a stream on while its rows are checked in a thread and its size is watched."""
     size = 0
@@ -243,6 +254,8 @@ async def _checked(
         if size > max_bytes:
             raise FileTooLarge(f"The file is larger than {max_bytes} bytes.", param="file")
         await asyncio.to_thread(checker.feed, data)
+        if checker.given_up and purpose_so_far() == TRAINING_PURPOSE:
+            _raise_problems(checker.problems)
         yield data
 
 
@@ -255,6 +268,13 @@ def check_purpose(purpose: str | None) -> None:
     if purpose not in UPLOAD_PURPOSES:
         known = ", ".join(sorted(UPLOAD_PURPOSES))
         raise InvalidRequest(f"Invalid purpose {purpose!r}; one of {known}.", param="purpose")
+
+
+def _check_filename(name: str) -> None:
+    """A name is only ever shown; one that cannot be is refused."""
+    if len(name) > MAX_FILENAME or not name.isprintable():
+        message = f"A filename has at most {MAX_FILENAME} characters, and no control characters."
+        raise InvalidRequest(message, param="file")
 
 
 def _raise_problems(problems: list[str]) -> None:

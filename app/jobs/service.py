@@ -80,6 +80,10 @@ async def create(
     await tx.flush()
     events.add(tx, job_id, "Created fine-tuning job")
     await tx.flush()
+    _tell_lint(tx, job_id, train, of="training file")
+    if valid is not None:
+        _tell_lint(tx, job_id, valid, of="validation file")
+    await tx.flush()
     await tx.refresh(job)
     after_commit(tx, partial(bell.wake, job_id))
     return job
@@ -373,6 +377,15 @@ async def _training_file(
         )
         raise InvalidRequest(message, param=param)
     return file
+
+
+def _tell_lint(tx: AsyncSession, job_id: str, file: File, *, of: str) -> None:
+    """Say what was doubtful in a file when it was uploaded."""
+    for found in (file.lint or {}).get("findings", ()):
+        if found["severity"] == "warn":
+            data = {"code": found["code"], "file": file.id, "lines": found["lines"]}
+            message = f"The {of}, {found['count']} times: {found['message']}"
+            events.add(tx, job_id, message, level="warn", data=data)
 
 
 def _data(train: File, valid: File | None) -> DataSpec:

@@ -57,7 +57,7 @@ async def test_a_refused_file_leaves_nothing_behind(http: httpx.Client, db: Data
 
 async def test_a_file_over_the_cap_is_413_and_leaves_nothing(http: httpx.Client, db: Database):
     before = await stored_bytes(db)
-    data = jsonl(10) + b" " * MAX_FILE_BYTES
+    data = jsonl(10) + b"\n" * MAX_FILE_BYTES
 
     declared = upload(http, data)
 

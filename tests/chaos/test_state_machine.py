@@ -37,7 +37,7 @@ from tests.app.racing import Operation, SilentBell, commit, overtake
 from tests.app.records import make_file, make_organization, stream
 from tests.chaos.ledger import Known, Lease, next_for
 
-QUICK = settings(max_examples=20, stateful_step_count=30, derandomize=True)
+QUICK = settings(max_examples=8, stateful_step_count=30, derandomize=True)
 THOROUGH = settings(max_examples=300, stateful_step_count=50)
 UNTIMED = {
     "deadline": None,
