@@ -300,14 +300,14 @@ async def input_blobs(tx: AsyncSession, held: Claim) -> tuple[str, str | None]:
     return found[held.training_file_id], valid
 
 
-async def metric_rows(tx: AsyncSession, held: Claim, names: list[str]) -> list[tuple[Any, ...]]:
-    """Return (step, name, value) of some metrics, by step."""
+async def metric_rows(tx: AsyncSession, held: Claim) -> list[tuple[int, str, float]]:
+    """Return (step, name, value) of every metric, by step."""
     query = (
         select(Metric.step, Metric.name, Metric.value)
-        .where(Metric.job_id == held.job_id, Metric.name.in_(names))
+        .where(Metric.job_id == held.job_id)
         .order_by(Metric.step)
     )
-    return [tuple(row) for row in await tx.execute(query)]
+    return [(row.step, row.name, row.value) for row in await tx.execute(query)]
 
 
 def model_name(held: Claim) -> str:
