@@ -24,11 +24,14 @@ def test_a_folder_comes_back_as_it_was(tmp_path: Path):
 def test_the_same_files_give_the_same_bytes(tmp_path: Path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "x").write_text("x")
+        for file in ("b.txt", "a.txt") if name == "one" else ("a.txt", "b.txt"):
+            (tmp_path / name / file).write_text(file)
 
     one, two = (b"".join(archive.pack(tmp_path / name)) for name in ("one", "two"))
 
     assert one == two
+    with tarfile.open(fileobj=io.BytesIO(one)) as tar:
+        assert tar.getnames() == ["a.txt", "b.txt"]
 
 
 def test_an_archive_is_what_tar_itself_writes(tmp_path: Path):

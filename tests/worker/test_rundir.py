@@ -1,11 +1,9 @@
 """The run folder between a supervisor and its run."""
 
 import math
-import tarfile
 from pathlib import Path
 
 from app.jobs.spec import Failed, StepDone, Warned
-from worker import archive
 from worker.rundir import LineTail, RunDir, parse_events, write_atomic
 
 
@@ -72,15 +70,3 @@ def test_an_atomic_write_leaves_no_temporary_file(tmp_path: Path):
     write_atomic(tmp_path / "a", b"1")
 
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-def test_an_archive_depends_on_contents_alone(tmp_path: Path):
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        for file in ("b.txt", "a.txt") if name == "first" else ("a.txt", "b.txt"):
-            (tmp_path / name / file).write_text(file)
-        archive.pack(tmp_path / name, tmp_path / f"{name}.tar")
-
-    assert (tmp_path / "first.tar").read_bytes() == (tmp_path / "second.tar").read_bytes()
-    with tarfile.open(tmp_path / "first.tar") as tar:
-        assert tar.getnames() == ["a.txt", "b.txt"]
