@@ -48,6 +48,11 @@ class InvalidApiKey(ApiError):
     type = "authentication_error"
 
 
+class InsufficientPermissions(ApiError):
+    status = 403
+    code = "insufficient_permissions"
+
+
 class NotFound(ApiError):
     status = 404
     code = "not_found"

@@ -46,14 +46,20 @@ class Organization(Base):
 
 
 class ApiKey(Base):
-    """A bearer key; only a keyed digest of its secret is kept."""
+    """A bearer key; only a keyed digest of its secret is kept.
+
+    After a rotation the secret from before is good until `previous_until`.
+    """
 
     __tablename__ = "api_keys"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
     name: Mapped[str]
+    scope: Mapped[str] = mapped_column(server_default="write")
     digest: Mapped[bytes]
+    previous_digest: Mapped[bytes | None]
+    previous_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

@@ -73,9 +73,22 @@ async def _caller(
         )
 
 
+async def _writer(caller: Annotated[keys.Caller, Depends(_caller)]) -> keys.Caller:
+    caller.require(keys.Scope.WRITE)
+    return caller
+
+
+async def _admin(caller: Annotated[keys.Caller, Depends(_caller)]) -> keys.Caller:
+    caller.require(keys.Scope.ADMIN)
+    return caller
+
+
 # scope="function": the commit is done before the response leaves.
 Tx = Annotated[AsyncSession, Depends(_transaction, scope="function")]
+# Who asks, and what their key must allow: to look, to change something, to administer.
 Caller = Annotated[keys.Caller, Depends(_caller)]
+Writer = Annotated[keys.Caller, Depends(_writer)]
+Admin = Annotated[keys.Caller, Depends(_admin)]
 Limit = Annotated[int, Query(ge=0, le=100, description="How many at most.")]
 After = Annotated[str | None, Query(description="The last id of the page before.")]
 

@@ -22,6 +22,7 @@ from app.embedded import Services, run_services
 from app.ids import token
 from app.jobs.states import TERMINAL, JobStatus
 from app.keys import service as keys
+from app.keys.service import Scope
 from app.settings import ApiSettings, inherited_environment
 from app.tables import Job
 from app.up import LEAN_MALLOC
@@ -100,10 +101,12 @@ class Api:
     settings: ApiSettings
     pid: int
 
-    def key(self, organization: str) -> str:
+    def key(self, organization: str, scope: Scope = Scope.WRITE) -> str:
         async def make() -> str:
             async with connected(self.settings.database_url) as db, db.transaction() as tx:
-                return await keys.create(tx, organization=organization, name="test", pepper=PEPPER)
+                return await keys.create(
+                    tx, organization=organization, name="test", pepper=PEPPER, scope=scope
+                )
 
         return asyncio.run(make())
 

@@ -11,7 +11,7 @@ from app.files.form import UploadForm
 from app.files.schemas import DeletedOut, FileOut, file_out
 from app.files.service import Label
 from app.paging import ListOut, list_out
-from app.web import After, Caller, Config, Db, Tx, blob_response
+from app.web import After, Caller, Config, Db, Tx, Writer, blob_response
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -36,7 +36,7 @@ UPLOAD_BODY = {
 
 
 @router.post("", response_model=FileOut, openapi_extra=UPLOAD_BODY)
-async def upload_file(request: Request, db: Db, settings: Config, caller: Caller) -> FileOut:
+async def upload_file(request: Request, db: Db, settings: Config, caller: Writer) -> FileOut:
     """Upload a file: training data is checked line by line while it arrives."""
     declared = request.headers.get("content-length", "")
     limit = settings.max_file_bytes
@@ -88,7 +88,7 @@ async def get_content(request: Request, file_id: str, db: Db, caller: Caller) ->
 
 
 @router.delete("/{file_id}", response_model=DeletedOut)
-async def delete_file(file_id: str, tx: Tx, caller: Caller) -> DeletedOut:
+async def delete_file(file_id: str, tx: Tx, caller: Writer) -> DeletedOut:
     """Delete a file that no unfinished job reads."""
     await service.delete(tx, caller.organization_id, file_id)
     return DeletedOut(id=file_id, object="file", deleted=True)

@@ -19,7 +19,7 @@ from app.jobs.schemas import (
     job_out,
 )
 from app.paging import ListOut, list_out
-from app.web import After, Caller, Config, Db, Limit, Ring, Tx, blob_response
+from app.web import After, Caller, Config, Db, Limit, Ring, Tx, Writer, blob_response
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
@@ -28,7 +28,7 @@ TAR = "application/x-tar"
 
 @router.post("", response_model=JobOut)
 async def create_job(
-    body: CreateJob, tx: Tx, caller: Caller, settings: Config, bell: Ring
+    body: CreateJob, tx: Tx, caller: Writer, settings: Config, bell: Ring
 ) -> JobOut:
     """Submit a fine-tuning job; what was left out comes back resolved."""
     job = await service.create(tx, caller.organization_id, body, settings=settings, bell=bell)
@@ -52,19 +52,19 @@ async def get_job(job_id: str, tx: Tx, caller: Caller) -> JobOut:
 
 
 @router.post("/{job_id}/cancel", response_model=JobOut)
-async def cancel_job(job_id: str, tx: Tx, caller: Caller) -> JobOut:
+async def cancel_job(job_id: str, tx: Tx, caller: Writer) -> JobOut:
     """Stop a job: now if it waits, within seconds if it runs."""
     return job_out(await service.cancel(tx, caller.organization_id, job_id))
 
 
 @router.post("/{job_id}/pause", response_model=JobOut)
-async def pause_job(job_id: str, tx: Tx, caller: Caller) -> JobOut:
+async def pause_job(job_id: str, tx: Tx, caller: Writer) -> JobOut:
     """Hold a job: now if it waits, after its current step and a checkpoint if it runs."""
     return job_out(await service.pause(tx, caller.organization_id, job_id))
 
 
 @router.post("/{job_id}/resume", response_model=JobOut)
-async def resume_job(job_id: str, tx: Tx, caller: Caller, bell: Ring) -> JobOut:
+async def resume_job(job_id: str, tx: Tx, caller: Writer, bell: Ring) -> JobOut:
     """Let a paused job wait for a worker again; it goes on from its last checkpoint."""
     job = await service.resume(tx, caller.organization_id, job_id, bell=bell)
     return job_out(job, await service.queue_place(tx, job))

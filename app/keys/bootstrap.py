@@ -15,7 +15,9 @@ async def first_key(database_url: str, pepper: str, key_file: Path) -> str:
     if found:
         return found
     async with connected(database_url) as db, db.transaction() as tx:
-        key = await service.create(tx, organization=ORGANIZATION, name="first", pepper=pepper)
+        key = await service.create(
+            tx, organization=ORGANIZATION, name="first", pepper=pepper, scope=service.Scope.ADMIN
+        )
     _write(key_file, key)
     return key
 
