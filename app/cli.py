@@ -20,6 +20,7 @@ from app.db import Database, connected
 from app.fsck import Finding, Totals
 from app.jobs import lease
 from app.keys import commands as keys
+from app.organizations import commands as organizations
 from app.settings import Settings, inherited_environment
 from app.sweep import Swept, sweep_storage
 
@@ -30,6 +31,7 @@ main = typer.Typer(
     pretty_exceptions_enable=False,
 )
 main.add_typer(keys.app, name="keys")
+main.add_typer(organizations.app, name="orgs")
 
 
 @main.command("up")

@@ -1,6 +1,8 @@
 """What the commands share: the terminal, and which server they speak to."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -10,6 +12,7 @@ from rich.console import Console
 
 from app import up
 from app.embedded import ServiceError, find_services
+from app.errors import ApiError
 from app.settings import Settings, inherited_environment
 
 out = Console()
@@ -38,3 +41,12 @@ def settings_of(data: Path, kind: type[Needed]) -> Needed:
             name = "_".join(map(str, problem["loc"])).upper()
             print(f"BASIN_{name}: {problem['msg']}", file=sys.stderr)
     raise typer.Exit(1)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Tell what was refused as a wrong argument, without a traceback."""
+    try:
+        yield
+    except ApiError as error:
+        raise typer.BadParameter(error.message) from error

@@ -12,6 +12,7 @@ from app.db import connected
 from app.files import routes as files
 from app.jobs import routes as jobs
 from app.models import routes as models
+from app.organizations import routes as organizations
 from app.settings import ApiSettings
 from app.workers import routes as workers
 
@@ -35,7 +36,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.settings = settings
     app.state.bell = Bell(make_celery(settings.redis_url))
     web.install(app)
-    for part in (files, jobs, models, workers, health):
+    for part in (files, jobs, models, workers, organizations, health):
         app.include_router(part.router)
     return app
 

@@ -36,13 +36,17 @@ class Base(DeclarativeBase):
 
 
 class Organization(Base):
-    """A tenant: it owns files, jobs, adapters and keys."""
+    """A tenant: it owns files, jobs, adapters and keys. A limit that is null is none."""
 
     __tablename__ = "organizations"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    max_running: Mapped[int | None]
+    max_queued: Mapped[int | None]
+    gpu_seconds_per_month: Mapped[int | None]
+    max_stored_bytes: Mapped[int | None]
 
 
 class ApiKey(Base):

@@ -145,14 +145,13 @@ def parse_range(header: str | None, size: int) -> tuple[int, int]:
 
 def error_response(error: ApiError) -> JSONResponse:
     """Render the envelope that OpenAI's client reads, all four keys always."""
-    headers = {"Retry-After": "2"} if error.status == Unavailable.status else None
     body = {
         "message": error.message,
         "type": error.type,
         "param": error.param,
         "code": error.code,
     }
-    return JSONResponse({"error": body}, status_code=error.status, headers=headers)
+    return JSONResponse({"error": body}, status_code=error.status, headers=error.headers)
 
 
 def install(app: FastAPI) -> None:

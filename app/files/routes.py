@@ -38,9 +38,10 @@ UPLOAD_BODY = {
 @router.post("", response_model=FileOut, openapi_extra=UPLOAD_BODY)
 async def upload_file(request: Request, db: Db, settings: Config, caller: Writer) -> FileOut:
     """Upload a file: training data is checked line by line while it arrives."""
-    declared = request.headers.get("content-length", "")
+    length = request.headers.get("content-length", "")
+    declared = int(length) - FORM_SLACK_BYTES if length.isdecimal() else 0
     limit = settings.max_file_bytes
-    if declared.isdecimal() and int(declared) > limit + FORM_SLACK_BYTES:
+    if declared > limit:
         raise FileTooLarge(f"The file is larger than {limit} bytes.", param="file")
     form = UploadForm(request.headers.get("content-type"), request.stream())
     file = await service.upload(
@@ -49,6 +50,7 @@ async def upload_file(request: Request, db: Db, settings: Config, caller: Writer
         form.file(),
         lambda: Label(form.filename or "", form.fields.get("purpose")),
         max_bytes=limit,
+        declared_bytes=max(declared, 0),
     )
     return file_out(file)
 

@@ -16,6 +16,7 @@ from app.errors import FileInUse, FileTooLarge, InvalidFile, InvalidRequest, Not
 from app.files.rows import RowChecker
 from app.ids import new_id
 from app.jobs.states import TERMINAL
+from app.organizations import quotas
 from app.paging import Page, cut
 from app.tables import File, Job
 
@@ -41,14 +42,18 @@ async def upload(
     label: Callable[[], Label],
     *,
     max_bytes: int,
+    declared_bytes: int = 0,
 ) -> File:
     """Store a file with constant memory; nothing of it stays when it is refused.
 
     Raises:
+        QuotaExceeded: the organization has no room for it.
         FileTooLarge: more than `max_bytes`.
         InvalidFile: not training data; the message names the first offending lines.
         InvalidRequest: a purpose there is not.
     """
+    async with db.transaction() as tx:
+        await quotas.check_stored(tx, organization_id, more_bytes=declared_bytes)
     checker = RowChecker()
     stored = await blobs.write(db, organization_id, _checked(stream, checker, max_bytes))
     try:
@@ -83,7 +88,13 @@ async def add(
     rows: int | None,
     row_format: str | None,
 ) -> File:
-    """Give written bytes a name and an owner."""
+    """Give written bytes a name and an owner.
+
+    Raises:
+        QuotaExceeded: the organization has no room for what it uploads; a run's results have it.
+    """
+    if purpose != RESULTS_PURPOSE:
+        await quotas.check_stored(tx, organization_id, more_bytes=stored.size)
     await blobs.seal(tx, stored)
     file = File(
         id=new_id("file-"),

@@ -22,6 +22,7 @@ from app.jobs.schemas import CreateJob, QueueOut, Series
 from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
 from app.jobs.states import TERMINAL, JobStatus
 from app.models import catalog
+from app.organizations import quotas
 from app.paging import Page, cut
 from app.settings import Settings
 from app.tables import Attempt, Checkpoint, File, Job, JobEvent, LogChunk, Metric
@@ -36,6 +37,7 @@ async def create(
     Raises:
         ModelNotFound, NotFound: the model or a file is not there.
         InvalidRequest: a file that is not training data, or values that contradict each other.
+        QuotaExceeded: the organization has used up what it may.
     """
     check_asked(body)
     model = catalog.find(
@@ -56,6 +58,7 @@ async def create(
         data=_data(train, valid),
         source=await _source(tx, organization_id, body),
     )
+    await quotas.check_submit(tx, organization_id)
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
     job = _row(organization_id, body, defaults.resolve(body, facts, seed=seed))
     tx.add(job)
@@ -87,15 +90,18 @@ async def queue_place(tx: AsyncSession, job: Job) -> QueueOut | None:
     place = await queue.place(tx, job.id)
     if place is None:  # a worker took it this moment
         return None
-    ahead = place - 1
+    ahead = place.number - 1
     nodes = await workers.alive(tx)
     needed = int(job.spec["resources"]["gpus"])
     typical_s = await workers.median_duration_s(tx)
+    wait_s = workers.wait_s(nodes, needed=needed, ahead=ahead, typical_s=typical_s)
     return QueueOut(
-        position=place,
+        position=place.number,
         ahead=ahead,
-        eta_s=workers.wait_s(nodes, needed=needed, ahead=ahead, typical_s=typical_s),
-        reason=workers.why_waiting(nodes, needed=needed, ahead=ahead, retry_at=job.retry_at),
+        eta_s=None if place.full else wait_s,
+        reason=workers.why_waiting(
+            nodes, needed=needed, ahead=ahead, retry_at=job.retry_at, full=place.full
+        ),
     )
 
 
@@ -156,8 +162,11 @@ async def resume(tx: AsyncSession, organization_id: str, job_id: str, *, bell: B
 
     Raises:
         InvalidJobState: it is over.
+        QuotaExceeded: the organization has used up what it may.
     """
     job = await get(tx, organization_id, job_id)
+    if job.status == JobStatus.PAUSED:
+        await quotas.check_submit(tx, organization_id)
     waiting = {"status": JobStatus.QUEUED, "queued_at": func.now()}
     if await _move(tx, job_id, Job.status == JobStatus.PAUSED, **waiting):
         events.add(tx, job_id, "The job waits again")

@@ -1,16 +1,13 @@
 """`basin keys`: make, list, rotate and revoke API keys."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from app.console import DEFAULT_DATA, Data, out, settings_of
+from app.console import DEFAULT_DATA, Data, out, refusals, settings_of
 from app.db import connected
-from app.errors import ApiError
 from app.keys import service
 from app.keys.service import Scope
 from app.settings import ApiSettings, Settings
@@ -56,24 +53,16 @@ def rotate_key(key_id: str, *, grace_minutes: Grace = 0, data: Data = DEFAULT_DA
 
     KEY_ID is what `basin keys list` shows; it stays.
     """
-    with _refusals():
+    with refusals():
         print(asyncio.run(_rotate(settings_of(data, ApiSettings), key_id, grace_minutes)))
 
 
 @app.command("revoke")
 def revoke_key(key_id: str, data: Data = DEFAULT_DATA) -> None:
     """Make a key useless at once; KEY_ID is what `basin keys list` shows."""
-    with _refusals():
+    with refusals():
         asyncio.run(_revoke(settings_of(data, Settings), key_id))
     out.print(f"{key_id} revoked")
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except ApiError as error:
-        raise typer.BadParameter(f"{error.message} `basin keys list` shows them.") from error
 
 
 async def _create(

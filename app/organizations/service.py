@@ -1,8 +1,11 @@
 """Organizations: the tenants that own files, jobs, adapters and keys."""
 
+from collections.abc import Mapping
+
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.errors import NotFound
 from app.ids import new_id
 from app.tables import Organization
 
@@ -17,3 +20,36 @@ async def get_or_make(tx: AsyncSession, name: str) -> Organization:
     tx.add(organization)
     await tx.flush()
     return organization
+
+
+async def get(tx: AsyncSession, organization_id: str) -> Organization:
+    """Return an organization that is there."""
+    query = select(Organization).where(Organization.id == organization_id)
+    return (await tx.execute(query)).scalar_one()
+
+
+async def named(tx: AsyncSession, name: str) -> Organization:
+    """Return the organization of that name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    query = select(Organization).where(Organization.name == name)
+    found = (await tx.execute(query)).scalar_one_or_none()
+    if found is None:
+        raise NotFound(f"No organization {name}; `basin orgs list` shows them.")
+    return found
+
+
+async def list_all(tx: AsyncSession) -> list[Organization]:
+    """Return every organization by name."""
+    return list(await tx.scalars(select(Organization).order_by(Organization.name)))
+
+
+async def set_limits(
+    tx: AsyncSession, organization: Organization, limits: Mapping[str, int | None]
+) -> None:
+    """Change the limits that are named, by their columns; None lifts one."""
+    for column, most in limits.items():
+        setattr(organization, column, most)
+    await tx.flush()
