@@ -21,6 +21,7 @@ from app.fsck import Finding, Totals
 from app.jobs import lease
 from app.keys import commands as keys
 from app.organizations import commands as organizations
+from app.organizations import reports
 from app.settings import Settings, inherited_environment
 from app.sweep import Swept, sweep_storage
 
@@ -32,6 +33,8 @@ main = typer.Typer(
 )
 main.add_typer(keys.app, name="keys")
 main.add_typer(organizations.app, name="orgs")
+main.command("usage")(reports.show_usage)
+main.command("audit")(reports.show_audit)
 
 
 @main.command("up")

@@ -80,6 +80,18 @@ class QuotaExceeded(ApiError):
     headers = MappingProxyType({"x-should-retry": "false"})
 
 
+class RateLimited(ApiError):
+    """Too many requests for the moment; `retry_after_s` says when to ask again."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "requests"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": str(retry_after_s)}
+
+
 class Unavailable(ApiError):
     status = 503
     code = "service_unavailable"

@@ -69,6 +69,24 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class AuditEvent(Base):
+    """A change that somebody made; `key_id` is null where the operator did. Never deleted."""
+
+    __tablename__ = "audit_events"
+    __table_args__ = (Index("ix_audit_events_list", "organization_id", "seq"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(Identity(always=True))
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    key_id: Mapped[str | None]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    action: Mapped[str]
+    target: Mapped[str]
+    ip: Mapped[str | None]
+    request_id: Mapped[str | None]
+    data: Mapped[Json]
+
+
 class Blob(Base):
     """Bytes in chunks of 1 MiB.
 

@@ -1,5 +1,6 @@
 """The HTTP edge: what a route may ask for, and how an error leaves."""
 
+import math
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -23,10 +24,12 @@ from app.errors import (
     InvalidRequest,
     NotFound,
     RangeNotSatisfiable,
+    RateLimited,
     Unavailable,
 )
 from app.ids import new_id
 from app.keys import service as keys
+from app.rates import Buckets
 from app.settings import ApiSettings
 
 log = structlog.get_logger()
@@ -60,6 +63,7 @@ async def _transaction(db: Db) -> AsyncIterator[AsyncSession]:
 
 
 async def _caller(
+    request: Request,
     db: Db,
     settings: Config,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
@@ -68,8 +72,35 @@ async def _caller(
     if credentials is None:
         raise InvalidApiKey("No API key. Send the header `Authorization: Bearer sk-…`.")
     async with db.transaction() as tx:
-        return await keys.authenticate(
-            tx, credentials.credentials, pepper=settings.key_pepper.get_secret_value()
+        caller = await keys.authenticate(
+            tx,
+            credentials.credentials,
+            pepper=settings.key_pepper.get_secret_value(),
+            ip=request.client.host if request.client else None,
+            request_id=request.state.request_id,
+        )
+    await _count(request, caller)
+    return caller
+
+
+async def _count(request: Request, caller: keys.Caller) -> None:
+    """Count one request of a key, and have every answer to it say what is left."""
+    buckets: Buckets = request.app.state.buckets
+    allowance = await buckets.take(caller.key_id)
+    if allowance is None:
+        return
+    request.state.headers.update(
+        {
+            "x-ratelimit-limit-requests": str(allowance.per_minute),
+            "x-ratelimit-remaining-requests": str(int(allowance.tokens)),
+            "x-ratelimit-reset-requests": f"{allowance.full_after_s:.3f}s",
+        }
+    )
+    if not allowance.allowed:
+        wait_s = max(math.ceil(allowance.next_after_s), 1)
+        raise RateLimited(
+            f"This key may make {allowance.per_minute} requests a minute; ask again in {wait_s} s.",
+            retry_after_s=wait_s,
         )
 
 
@@ -194,19 +225,23 @@ def install(app: FastAPI) -> None:
 
 
 class RequestId:
-    """Puts x-request-id on every answer and log line. Plain ASGI: streams pass untouched."""
+    """Puts x-request-id on every answer and log line, and what `request.state.headers` holds.
+
+    Plain ASGI: streams pass untouched.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_id("req_")
-        header = REQUEST_ID_HEADER.encode(), request_id.encode()
-        scope.setdefault("state", {})["request_id"] = request_id
+        headers = {REQUEST_ID_HEADER: request_id}
+        scope.setdefault("state", {}).update(request_id=request_id, headers=headers)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), header]
+                ours = [(name.encode(), value.encode()) for name, value in headers.items()]
+                message["headers"] = [*message.get("headers", []), *ours]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

@@ -77,6 +77,7 @@ def settings(
         models_dir=models_dir,
         data_dir=tmp_path_factory.mktemp("worker"),
         max_file_bytes=MAX_FILE_BYTES,
+        requests_per_minute=60_000,  # a test never waits
         devices="cpu",
     )
 
@@ -89,6 +90,7 @@ def environment(settings: ApiSettings) -> dict[str, str]:
         "BASIN_MODELS_DIR": str(settings.models_dir),
         "BASIN_DATA_DIR": str(settings.data_dir),
         "BASIN_MAX_FILE_BYTES": str(settings.max_file_bytes),
+        "BASIN_REQUESTS_PER_MINUTE": str(settings.requests_per_minute),
         "BASIN_DEVICES": settings.devices,
     }
 

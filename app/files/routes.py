@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app import blobs
+from app import audit, blobs
 from app.errors import FileTooLarge
 from app.files import service
 from app.files.form import UploadForm
@@ -46,7 +46,7 @@ async def upload_file(request: Request, db: Db, settings: Config, caller: Writer
     form = UploadForm(request.headers.get("content-type"), request.stream())
     file = await service.upload(
         db,
-        caller.organization_id,
+        caller,
         form.file(),
         lambda: Label(form.filename or "", form.fields.get("purpose")),
         max_bytes=limit,
@@ -92,5 +92,6 @@ async def get_content(request: Request, file_id: str, db: Db, caller: Caller) ->
 @router.delete("/{file_id}", response_model=DeletedOut)
 async def delete_file(file_id: str, tx: Tx, caller: Writer) -> DeletedOut:
     """Delete a file that no unfinished job reads."""
+    audit.record(tx, caller, "file.deleted", file_id)
     await service.delete(tx, caller.organization_id, file_id)
     return DeletedOut(id=file_id, object="file", deleted=True)

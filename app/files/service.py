@@ -9,7 +9,8 @@ from sqlalchemy import ColumnElement, Select, func, select, tuple_, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import blobs
+from app import audit, blobs
+from app.audit import Actor
 from app.blobs import StoredBytes
 from app.db import Database
 from app.errors import FileInUse, FileTooLarge, InvalidFile, InvalidRequest, NotFound
@@ -37,7 +38,7 @@ class Label:
 
 async def upload(
     db: Database,
-    organization_id: str,
+    by: Actor,
     stream: AsyncIterator[bytes],
     label: Callable[[], Label],
     *,
@@ -53,9 +54,9 @@ async def upload(
         InvalidRequest: a purpose there is not.
     """
     async with db.transaction() as tx:
-        await quotas.check_stored(tx, organization_id, more_bytes=declared_bytes)
+        await quotas.check_stored(tx, by.organization_id, more_bytes=declared_bytes)
     checker = RowChecker()
-    stored = await blobs.write(db, organization_id, _checked(stream, checker, max_bytes))
+    stored = await blobs.write(db, by.organization_id, _checked(stream, checker, max_bytes))
     try:
         told = label()
         _check_purpose(told.purpose)
@@ -63,15 +64,17 @@ async def upload(
         if training:
             _raise_problems(checker.finish())
         async with db.transaction() as tx:
-            return await add(
+            file = await add(
                 tx,
-                organization_id,
+                by.organization_id,
                 stored,
                 filename=told.filename,
                 purpose=told.purpose or "",
                 rows=checker.rows if training else None,
                 row_format=checker.format if training else None,
             )
+            audit.record(tx, by, "file.uploaded", file.id, {"bytes": file.size_bytes})
+            return file
     except BaseException:
         async with db.transaction() as tx:
             await blobs.give_up(tx, stored.blob_id)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from app import audit
 from app.jobs import service
 from app.jobs.schemas import (
     AttemptsOut,
@@ -32,6 +33,7 @@ async def create_job(
 ) -> JobOut:
     """Submit a fine-tuning job; what was left out comes back resolved."""
     job = await service.create(tx, caller.organization_id, body, settings=settings, bell=bell)
+    audit.record(tx, caller, "job.created", job.id, {"model": job.model})
     return job_out(job, await service.queue_place(tx, job))
 
 
@@ -54,18 +56,21 @@ async def get_job(job_id: str, tx: Tx, caller: Caller) -> JobOut:
 @router.post("/{job_id}/cancel", response_model=JobOut)
 async def cancel_job(job_id: str, tx: Tx, caller: Writer) -> JobOut:
     """Stop a job: now if it waits, within seconds if it runs."""
+    audit.record(tx, caller, "job.cancelled", job_id)
     return job_out(await service.cancel(tx, caller.organization_id, job_id))
 
 
 @router.post("/{job_id}/pause", response_model=JobOut)
 async def pause_job(job_id: str, tx: Tx, caller: Writer) -> JobOut:
     """Hold a job: now if it waits, after its current step and a checkpoint if it runs."""
+    audit.record(tx, caller, "job.paused", job_id)
     return job_out(await service.pause(tx, caller.organization_id, job_id))
 
 
 @router.post("/{job_id}/resume", response_model=JobOut)
 async def resume_job(job_id: str, tx: Tx, caller: Writer, bell: Ring) -> JobOut:
     """Let a paused job wait for a worker again; it goes on from its last checkpoint."""
+    audit.record(tx, caller, "job.resumed", job_id)
     job = await service.resume(tx, caller.organization_id, job_id, bell=bell)
     return job_out(job, await service.queue_place(tx, job))
 

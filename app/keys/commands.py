@@ -4,8 +4,10 @@ import asyncio
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
+from app.audit import Actor
 from app.console import DEFAULT_DATA, Data, out, refusals, settings_of
 from app.db import connected
 from app.keys import service
@@ -85,7 +87,7 @@ async def _rows(settings: Settings) -> list[tuple[str, ...]]:
             (
                 key.id,
                 organization,
-                key.name,
+                escape(key.name),
                 key.scope,
                 f"{key.created_at:%Y-%m-%d %H:%M}",
                 f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "never",
@@ -99,10 +101,12 @@ async def _rotate(settings: ApiSettings, key_id: str, grace_minutes: int) -> str
     pepper = settings.key_pepper.get_secret_value()
     async with connected(settings.database_url) as db, db.transaction() as tx:
         key = await service.get(tx, key_id)
-        made = await service.rotate(tx, key, pepper=pepper, grace_minutes=grace_minutes)
+        operator = Actor(key.organization_id)
+        made = await service.rotate(tx, key, operator, pepper=pepper, grace_minutes=grace_minutes)
     return made.secret
 
 
 async def _revoke(settings: Settings, key_id: str) -> None:
     async with connected(settings.database_url) as db, db.transaction() as tx:
-        await service.revoke(tx, await service.get(tx, key_id))
+        key = await service.get(tx, key_id)
+        await service.revoke(tx, key, Actor(key.organization_id))

@@ -9,6 +9,8 @@ from typing import Any
 from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app import audit
+from app.audit import Actor
 from app.errors import InsufficientPermissions, InvalidApiKey, InvalidRequest, NotFound
 from app.ids import token
 from app.organizations import service as organizations
@@ -38,12 +40,11 @@ class Scope(StrEnum):
 
 
 @dataclass(frozen=True)
-class Caller:
+class Caller(Actor):
     """Who asks: every query of theirs carries the organization."""
 
-    organization_id: str
     key_id: str
-    scope: Scope
+    scope: Scope = Scope.READ
 
     def require(self, needed: Scope) -> None:
         """Let pass a key that may do this.
@@ -77,38 +78,48 @@ async def create(
 ) -> str:
     """Make a key for an organization (made too, when it is new) and return it in the clear."""
     owner = await organizations.get_or_make(tx, organization)
+    operator = Actor(owner.id)
     made = await make(
-        tx, owner.id, name=name, pepper=pepper, scope=scope, expires_days=expires_days
+        tx, operator, name=name, pepper=pepper, scope=scope, expires_days=expires_days
     )
     return made.secret
 
 
 async def make(
     tx: AsyncSession,
-    organization_id: str,
+    by: Actor,
     *,
     name: str,
     pepper: str,
     scope: Scope,
     expires_days: int | None,
 ) -> Made:
-    """Make a key for an organization that is there."""
+    """Make a key for the organization of who asks."""
     key_id, secret = token(ID_LENGTH), token(SECRET_LENGTH)
     key = ApiKey(
         id=key_id,
-        organization_id=organization_id,
+        organization_id=by.organization_id,
         name=name,
         scope=scope,
         digest=_digest(secret, pepper),
         expires_at=None if expires_days is None else _after(days=expires_days),
     )
     tx.add(key)
+    audit.record(
+        tx,
+        by,
+        "key.created",
+        key_id,
+        {"name": name, "scope": scope, "expires_days": expires_days},
+    )
     await tx.flush()
     await tx.refresh(key)
     return Made(key, f"sk-{key_id}{secret}")
 
 
-async def rotate(tx: AsyncSession, key: ApiKey, *, pepper: str, grace_minutes: int = 0) -> Made:
+async def rotate(
+    tx: AsyncSession, key: ApiKey, by: Actor, *, pepper: str, grace_minutes: int = 0
+) -> Made:
     """Give a key a new secret at once; the old one is good for some minutes more.
 
     A secret from before that ends now, whatever was left of its own grace.
@@ -124,15 +135,17 @@ async def rotate(tx: AsyncSession, key: ApiKey, *, pepper: str, grace_minutes: i
         key.previous_digest = key.digest
         key.previous_until = _after(minutes=grace_minutes)
     key.digest = _digest(secret, pepper)
+    audit.record(tx, by, "key.rotated", key.id, {"grace_minutes": grace_minutes})
     await tx.flush()
     await tx.refresh(key)
     return Made(key, f"sk-{key.id}{secret}")
 
 
-async def revoke(tx: AsyncSession, key: ApiKey) -> None:
+async def revoke(tx: AsyncSession, key: ApiKey, by: Actor) -> None:
     """Make a key useless at once, and what is left of its old secret too."""
     if key.revoked_at is None:
         key.revoked_at = func.now()
+        audit.record(tx, by, "key.revoked", key.id)
         await tx.flush()
 
 
@@ -164,7 +177,9 @@ async def list_keys(
     return [(key, organization, state) for key, organization, state in rows]
 
 
-async def authenticate(tx: AsyncSession, bearer: str, *, pepper: str) -> Caller:
+async def authenticate(
+    tx: AsyncSession, bearer: str, *, pepper: str, ip: str | None, request_id: str | None
+) -> Caller:
     """Return who holds the key. Asked of the database each time: a revoked key ends at once.
 
     Raises:
@@ -181,7 +196,7 @@ async def authenticate(tx: AsyncSession, bearer: str, *, pepper: str) -> Caller:
     good = [hmac.compare_digest(kept or b"", given) for kept in (key and key.digest, previous)]
     if key is None or not any(good):
         raise InvalidApiKey("Incorrect API key. Make one with `basin keys create`.")
-    return Caller(organization_id=key.organization_id, key_id=key.id, scope=Scope(key.scope))
+    return Caller(key.organization_id, key.id, ip, request_id, Scope(key.scope))
 
 
 async def _state(tx: AsyncSession, key: ApiKey) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app import audit
+from app.audit import Actor
 from app.errors import NotFound
 from app.ids import new_id
 from app.tables import Organization
@@ -49,7 +51,8 @@ async def list_all(tx: AsyncSession) -> list[Organization]:
 async def set_limits(
     tx: AsyncSession, organization: Organization, limits: Mapping[str, int | None]
 ) -> None:
-    """Change the limits that are named, by their columns; None lifts one."""
+    """Change the limits that are named, by their columns, as the operator; None lifts one."""
     for column, most in limits.items():
         setattr(organization, column, most)
+    audit.record(tx, Actor(organization.id), "limits.changed", organization.id, dict(limits))
     await tx.flush()

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import InvalidRequest
 from app.jobs.queue import GPUS
+from app.jobs.states import JobStatus
 from app.tables import Attempt, Blob, Job
 
 
@@ -44,6 +45,33 @@ class Month:
 
     def __str__(self) -> str:
         return f"{self.start:%Y-%m}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an organization used in a month; `stored_bytes` are those of now."""
+
+    month: Month
+    jobs: dict[str, int]
+    gpu_seconds: float
+    trained_tokens: int
+    stored_bytes: int
+
+
+async def report(tx: AsyncSession, organization_id: str, month: Month | None) -> Report:
+    """Return the report of a month, or of this one.
+
+    Jobs are those submitted in it, by the status they have now; tokens are those of jobs that ended
+    in it.
+    """
+    month = month or await this_month(tx)
+    return Report(
+        month=month,
+        jobs=await _submitted(tx, organization_id, month),
+        gpu_seconds=await gpu_seconds(tx, organization_id, month),
+        trained_tokens=await _trained_tokens(tx, organization_id, month),
+        stored_bytes=await stored_bytes(tx, organization_id),
+    )
 
 
 async def this_month(tx: AsyncSession) -> Month:
@@ -87,3 +115,23 @@ async def jobs_in(tx: AsyncSession, organization_id: str, *statuses: str) -> int
         Job.organization_id == organization_id, Job.status.in_(statuses)
     )
     return (await tx.execute(query)).scalar_one()
+
+
+async def _submitted(tx: AsyncSession, organization_id: str, month: Month) -> dict[str, int]:
+    query = select(Job.status, func.count(Job.id)).where(
+        Job.organization_id == organization_id,
+        Job.created_at >= month.start,
+        Job.created_at < month.end,
+    )
+    rows = await tx.execute(query.group_by(Job.status))
+    found = {row[0]: row[1] for row in rows}
+    return {status: found.get(status, 0) for status in JobStatus}
+
+
+async def _trained_tokens(tx: AsyncSession, organization_id: str, month: Month) -> int:
+    query = select(func.coalesce(func.sum(Job.trained_tokens), 0)).where(
+        Job.organization_id == organization_id,
+        Job.finished_at >= month.start,
+        Job.finished_at < month.end,
+    )
+    return int((await tx.execute(query)).scalar_one() or 0)

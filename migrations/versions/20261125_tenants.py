@@ -1,4 +1,4 @@
-"""What a key may do, the secret it had before its rotation, and what an organization may use.
+"""Scopes and rotation of keys, what an organization may use, and who changed what.
 
 Revision ID: d51f80a6c374
 Revises: b7d40c1e9f26
@@ -6,6 +6,7 @@ Revises: b7d40c1e9f26
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "d51f80a6c374"
 down_revision = "b7d40c1e9f26"
@@ -22,9 +23,26 @@ def upgrade() -> None:
     op.add_column("api_keys", sa.Column("previous_until", sa.DateTime(timezone=True)))
     for limit in LIMITS:
         op.add_column("organizations", sa.Column(limit, sa.BigInteger()))
+    op.create_table(
+        "audit_events",
+        sa.Column("id", sa.Text(), primary_key=True),
+        sa.Column("seq", sa.BigInteger(), sa.Identity(always=True), nullable=False),
+        sa.Column("organization_id", sa.Text(), sa.ForeignKey("organizations.id"), nullable=False),
+        sa.Column("key_id", sa.Text()),
+        sa.Column(
+            "at", sa.DateTime(timezone=True), nullable=False, server_default=sa.text("now()")
+        ),
+        sa.Column("action", sa.Text(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("ip", sa.Text()),
+        sa.Column("request_id", sa.Text()),
+        sa.Column("data", postgresql.JSONB(), nullable=False),
+    )
+    op.create_index("ix_audit_events_list", "audit_events", ["organization_id", "seq"])
 
 
 def downgrade() -> None:
+    op.drop_table("audit_events")
     for limit in LIMITS:
         op.drop_column("organizations", limit)
     op.drop_column("api_keys", "previous_until")
