@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 log = structlog.get_logger()
 
-TIMEOUT_S = 0.5  # a Redis that does not answer holds a request for no longer
+TIMEOUT_S = 0.25  # a Redis that does not answer is tried twice, for so long each time
 AWAY_S = 5.0  # then nobody asks it for so long
 TOLD_EVERY_S = 60.0
 

@@ -75,10 +75,10 @@ async def check_stored(tx: AsyncSession, organization_id: str, *, more_bytes: in
         return
     await _one_at_a_time(tx, organization_id)
     kept = await usage.stored_bytes(tx, organization_id)
-    if kept + more_bytes > most or kept == most:
+    if kept + more_bytes > most or kept >= most:
         raise QuotaExceeded(
             f"Your organization keeps {kept / GIB:.3f} GiB of the {most / GIB:.3f} GiB it may, and"
-            f" this is at least {more_bytes / GIB:.3f} GiB more: delete files first.",
+            " this does not fit beside it: delete files first.",
             param="file",
         )
 
