@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow check format clean
+.PHONY: help install demo test test-slow conformance check format clean
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
@@ -29,6 +29,9 @@ test: $(STAMP) ## Run the tests, with a PostgreSQL and a Redis of their own
 
 test-slow: $(STAMP) ## Run the tests that take long: the rest of the kill matrix, and more ranks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+conformance: $(STAMP) ## Run the openai package's own tests against the service (fetches its source once)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.contract.conformance
 
 check: $(STAMP) ## Lint, types, import contracts, dependencies
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import Database
 from app.ids import new_id
-from app.tables import Blob, BlobChunk, Checkpoint, File, Job, ResumeState
+from app.tables import Blob, BlobChunk, Checkpoint, File, Job, ResumeState, UploadPart
 
 CHUNK_BYTES = 1 << 20
 CHUNKS_PER_COMMIT = 4  # what one writer holds in memory, in MiB
@@ -22,7 +22,13 @@ BLOBS_PER_PURGE = 64
 ABANDONED_AFTER = text("interval '1 hour'")  # since a writer's last batch; it then cannot seal
 
 # Every column that owns a blob. What one of these names is never purged, whatever its state.
-OWNERS = (File.blob_id, Job.adapter_blob_id, Checkpoint.blob_id, ResumeState.blob_id)
+OWNERS = (
+    File.blob_id,
+    Job.adapter_blob_id,
+    Checkpoint.blob_id,
+    ResumeState.blob_id,
+    UploadPart.blob_id,
+)
 UNOWNED = and_(*(~exists().where(column == Blob.id) for column in OWNERS))
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import fsck, migrate, up
 from app.console import DEFAULT_DATA, Data, out, settings_of
 from app.db import Database, connected
+from app.files import local
 from app.fsck import Finding, Totals
 from app.jobs import lease
 from app.keys import commands as keys
@@ -35,6 +36,8 @@ main.add_typer(keys.app, name="keys")
 main.add_typer(organizations.app, name="orgs")
 main.command("usage")(reports.show_usage)
 main.command("audit")(reports.show_audit)
+files_app = typer.Typer(help="Look at training files.", no_args_is_help=True)
+main.add_typer(files_app, name="files")
 
 
 @main.command("up")
@@ -113,10 +116,10 @@ def sweep_command(
 def _say_swept(woken: list[str], swept: Swept, *, always: bool) -> None:
     if woken or always:
         out.print(f"{len(woken)} requeued" + "".join(f"\n  {job_id}" for job_id in woken))
-    if swept != Swept(0, 0, 0, 0) or always:
+    if swept != Swept(0, 0, 0, 0, 0) or always:
         out.print(
             f"deleted: {swept.files} files, {swept.resume_states} resume states,"
-            f" {swept.blobs} blobs, {swept.workers} silent workers"
+            f" {swept.blobs} blobs, {swept.workers} silent workers; {swept.uploads} uploads expired"
         )
 
 
@@ -145,6 +148,27 @@ def fsck_command(
         table.add_row(found.kind, found.subject, Text(found.message))
     out.print(table)
     raise typer.Exit(1)
+
+
+@files_app.command("check")
+def check_file(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON Lines.")],
+    *,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a base model to measure rows by.")
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A file to compare with.")
+    ] = None,
+) -> None:
+    """Check a training file as an upload would, and report on it; no server is asked.
+
+    Exits 1 when an upload would be refused, or a job could not learn from the file.
+    """
+    if model is not None and not (model / "config.json").is_file():
+        raise typer.BadParameter(f"{model} holds no config.json.", param_hint="--model")
+    if not local.check(file, out, model=model, validation=validation):
+        raise typer.Exit(1)
 
 
 async def _sweep(settings: Settings) -> tuple[list[str], Swept]:

@@ -33,6 +33,18 @@ class InvalidJobState(ApiError):
     code = "invalid_job_state"
 
 
+class InvalidUploadState(ApiError):
+    code = "invalid_upload_state"
+
+
+class ModelInUse(ApiError):
+    code = "model_in_use"
+
+
+class IdempotencyKeyReused(ApiError):
+    code = "idempotency_key_reused"
+
+
 class NotReady(ApiError):
     code = "not_ready"
 
@@ -59,6 +71,16 @@ class InsufficientPermissions(ApiError):
 class NotFound(ApiError):
     status = 404
     code = "not_found"
+
+
+class MethodNotAllowed(ApiError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(ApiError):
+    status = 413
+    code = "request_too_large"
 
 
 class FileTooLarge(ApiError):
@@ -96,4 +118,4 @@ class Unavailable(ApiError):
     status = 503
     code = "service_unavailable"
     type = "server_error"
-    headers = MappingProxyType({"Retry-After": "2"})
+    headers = MappingProxyType({"Retry-After": "2", "x-should-retry": "true"})

@@ -45,6 +45,7 @@ CHECKS = {
           AND NOT EXISTS (SELECT FROM jobs j WHERE j.adapter_blob_id = b.id)
           AND NOT EXISTS (SELECT FROM checkpoints c WHERE c.blob_id = b.id)
           AND NOT EXISTS (SELECT FROM resume_states r WHERE r.blob_id = b.id)
+          AND NOT EXISTS (SELECT FROM upload_parts p WHERE p.blob_id = b.id)
     """,
     BROKEN: """
         SELECT b.id, format(
@@ -70,6 +71,7 @@ CHECKS = {
             UNION ALL SELECT id, adapter_blob_id FROM jobs WHERE adapter_blob_id IS NOT NULL
             UNION ALL SELECT id, blob_id FROM checkpoints
             UNION ALL SELECT format('%s step %s', job_id, step), blob_id FROM resume_states
+            UNION ALL SELECT id, blob_id FROM upload_parts
         ) o JOIN blobs b ON b.id = o.blob_id
         WHERE b.state <> 'ready'
     """,
@@ -84,6 +86,8 @@ CHECKS = {
                 FROM checkpoints c JOIN jobs j ON j.id = c.job_id
             UNION ALL SELECT format('%s step %s', r.job_id, r.step), j.organization_id, r.blob_id
                 FROM resume_states r JOIN jobs j ON j.id = r.job_id
+            UNION ALL SELECT p.id, u.organization_id, p.blob_id
+                FROM upload_parts p JOIN uploads u ON u.id = p.upload_id
         ) o JOIN blobs b ON b.id = o.blob_id
         WHERE b.organization_id <> o.organization_id
     """,
@@ -97,7 +101,8 @@ CHECKS = {
         SELECT id, format('it succeeded, and its adapter is %s, its model %s',
             coalesce(adapter_blob_id, 'missing'), coalesce(fine_tuned_model, 'without a name'))
         FROM jobs
-        WHERE status = 'succeeded' AND (adapter_blob_id IS NULL OR fine_tuned_model IS NULL)
+        WHERE status = 'succeeded' AND (fine_tuned_model IS NULL
+            OR adapter_blob_id IS NULL AND model_deleted_at IS NULL)
     """,
     "job without its data": """
         SELECT n.id, format('it is %s, and its %s file %s is not there',
@@ -136,6 +141,11 @@ CHECKS = {
             format('the job is %s; the next sweep deletes it', j.status)
         FROM resume_states r JOIN jobs j ON j.id = r.job_id
         WHERE j.status = ANY(:terminal)
+    """,
+    "parts of an upload that is over": """
+        SELECT p.id, format('its upload %s is %s', u.id, u.status)
+        FROM upload_parts p JOIN uploads u ON u.id = p.upload_id
+        WHERE u.status <> 'pending'
     """,
     "too many resume states": """
         SELECT j.id, format('it keeps %s resume states, not two', count(*))

@@ -10,12 +10,15 @@ from app import health, logs, web
 from app.broker import Bell, make_celery
 from app.db import connected
 from app.files import routes as files
+from app.graders import routes as graders
 from app.jobs import routes as jobs
 from app.keys import routes as keys
 from app.models import routes as models
 from app.organizations import routes as organizations
+from app.permissions import routes as permissions
 from app.rates import Buckets
 from app.settings import ApiSettings
+from app.uploads import routes as uploads
 from app.workers import routes as workers
 
 DESCRIPTION = """Fine-tuning that speaks OpenAI's API and trains LoRA-MGPO adapters on your
@@ -40,7 +43,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.bell = Bell(make_celery(settings.redis_url))
     app.state.buckets = Buckets(settings.redis_url, per_minute=settings.requests_per_minute)
     web.install(app)
-    for part in (files, jobs, models, workers, organizations, keys, health):
+    tenants = (organizations, keys)
+    for part in (files, uploads, jobs, permissions, graders, models, workers, *tenants, health):
         app.include_router(part.router)
     return app
 

@@ -77,6 +77,9 @@ class ApiSettings(Settings):
     requests_per_minute: int = Field(
         default=600, ge=0, description="of one key, and as many at once; 0 counts none"
     )
+    max_upload_bytes: int = Field(
+        default=8 * 1024 * MIB, gt=0, description="largest file that comes in parts"
+    )
 
 
 def inherited_environment() -> dict[str, str]:

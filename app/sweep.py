@@ -1,6 +1,8 @@
 """Removes what is over: expired files, states nobody resumes from, bytes nobody owns."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -8,8 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import blobs
 from app.db import Database
 from app.files import service as files
+from app.jobs import submissions
 from app.jobs.states import TERMINAL, JobStatus
 from app.tables import Job, ResumeState, Worker
+from app.uploads import service as uploads
 
 ROWS_PER_TRANSACTION = 100
 WORKER_FORGOTTEN_DAYS = 1
@@ -23,6 +27,7 @@ class Swept:
     resume_states: int
     blobs: int
     workers: int
+    uploads: int = 0
 
 
 async def sweep_storage(
@@ -30,11 +35,18 @@ async def sweep_storage(
 ) -> Swept:
     """Delete what nobody needs, in small transactions. Harmless when several do it at once."""
     deleted_files = await _expired_files(db, file_retention_days)
-    states = await _resume_states(db, resume_retention_days)
+    stale = partial(_delete_resume_states, retention_days=resume_retention_days)
+    states = await _repeat(db, stale)
     async with db.transaction() as tx:
         workers = await _forget_workers(tx)
+    expired = await _repeat(db, partial(uploads.expire, limit=ROWS_PER_TRANSACTION))
+    await _repeat(db, partial(submissions.forget, limit=ROWS_PER_TRANSACTION))
     return Swept(
-        files=deleted_files, resume_states=states, blobs=await blobs.purge(db), workers=workers
+        files=deleted_files,
+        resume_states=states,
+        blobs=await blobs.purge(db),
+        workers=workers,
+        uploads=expired,
     )
 
 
@@ -50,12 +62,13 @@ async def _expired_files(db: Database, retention_days: int | None) -> int:
     return total
 
 
-async def _resume_states(db: Database, retention_days: int) -> int:
-    total, deleted = 0, 1
-    while deleted:
+async def _repeat(db: Database, some: Callable[[AsyncSession], Awaitable[int]]) -> int:
+    """Do a small piece of work again, in a transaction each, until nothing is left; count it."""
+    total, done = 0, 1
+    while done:
         async with db.transaction() as tx:
-            deleted = await _delete_resume_states(tx, retention_days)
-        total += deleted
+            done = await some(tx)
+        total += done
     return total
 
 

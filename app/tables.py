@@ -121,7 +121,7 @@ class BlobChunk(Base):
 
 
 class File(Base):
-    """A file as OpenAI's wire shows it; rows and format are known for training files."""
+    """A file as OpenAI's wire shows it; rows, format and lint are known for training files."""
 
     __tablename__ = "files"
     __table_args__ = (
@@ -139,8 +139,65 @@ class File(Base):
     sha256: Mapped[str]
     rows: Mapped[int | None]
     row_format: Mapped[str | None]
+    lint: Mapped[Json | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
+
+
+class Upload(Base):
+    """A large file that comes in parts; `file_id` is what became of them.
+
+    `status` is pending, then completed, cancelled or expired; `expires_at` ends a pending one.
+    """
+
+    __tablename__ = "uploads"
+    __table_args__ = (
+        Index("ix_uploads_pending", "expires_at", postgresql_where=text("status = 'pending'")),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    status: Mapped[str] = mapped_column(server_default="pending")
+    filename: Mapped[str]
+    mime_type: Mapped[str]
+    purpose: Mapped[str]
+    size_bytes: Mapped[int]
+    file_lifetime_s: Mapped[int | None]
+    file_id: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+
+
+class UploadPart(Base):
+    """A piece of an upload; who completes it says in which order they stand."""
+
+    __tablename__ = "upload_parts"
+    __table_args__ = (
+        Index("ix_upload_parts_upload", "upload_id"),
+        Index("ix_upload_parts_blob", "blob_id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"))
+    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"))
+    size_bytes: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class FileReport(Base):
+    """What a look at a file's rows found, kept: each model and validation file has its own.
+
+    An empty `model` or `validation_file_id` stands for none; the report ends with its file.
+    """
+
+    __tablename__ = "file_reports"
+    __table_args__ = (PrimaryKeyConstraint("file_id", "model", "validation_file_id"),)
+
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"))
+    model: Mapped[str]
+    validation_file_id: Mapped[str]
+    report: Mapped[Json]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Job(Base):
@@ -204,8 +261,37 @@ class Job(Base):
     error_message: Mapped[str | None]
     error_param: Mapped[str | None]
     fine_tuned_model: Mapped[str | None]
+    model_deleted_at: Mapped[datetime | None]
     adapter_blob_id: Mapped[str | None] = mapped_column(ForeignKey("blobs.id"))
     result_file_id: Mapped[str | None]
+
+
+class Submission(Base):
+    """The request that made a job, so that the same one sent again makes no second.
+
+    `body_sha256` is of what was understood of it; `key_id` is the API key, `idempotency_key` the
+    caller's own name for the request.
+    """
+
+    __tablename__ = "submissions"
+    __table_args__ = (
+        Index(
+            "ix_submissions_idempotency",
+            "organization_id",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+        Index("ix_submissions_body", "key_id", "body_sha256", "created_at"),
+        Index("ix_submissions_age", "created_at"),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    key_id: Mapped[str]
+    idempotency_key: Mapped[str | None]
+    body_sha256: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Attempt(Base):
@@ -281,6 +367,7 @@ class Checkpoint(Base):
     __table_args__ = (
         Index("ix_checkpoints_step", "job_id", "step", unique=True),
         Index("ix_checkpoints_blob", "blob_id"),
+        Index("ix_checkpoints_model", "model"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -289,6 +376,28 @@ class Checkpoint(Base):
     metrics: Mapped[Json]
     model: Mapped[str]
     blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class CheckpointPermission(Base):
+    """Lets another organization use a fine-tuned model, named as its owner's."""
+
+    __tablename__ = "checkpoint_permissions"
+    __table_args__ = (
+        Index(
+            "ix_checkpoint_permissions_model",
+            "organization_id",
+            "model",
+            "project_id",
+            unique=True,
+        ),
+        Index("ix_checkpoint_permissions_project", "project_id", "model"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    model: Mapped[str]
+    project_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

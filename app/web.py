@@ -1,6 +1,7 @@
 """The HTTP edge: what a route may ask for, and how an error leaves."""
 
 import math
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -20,8 +21,10 @@ from app.broker import Bell
 from app.db import Database
 from app.errors import (
     ApiError,
+    BodyTooLarge,
     InvalidApiKey,
     InvalidRequest,
+    MethodNotAllowed,
     NotFound,
     RangeNotSatisfiable,
     RateLimited,
@@ -34,6 +37,9 @@ from app.settings import ApiSettings
 
 log = structlog.get_logger()
 REQUEST_ID_HEADER = "x-request-id"
+MAX_BODY_BYTES = 4 << 20  # of a request that is no upload
+STREAMED = re.compile("/v1/files|/v1/uploads/[^/]+/parts")  # these count for themselves
+FORM_SLACK_BYTES = 64 << 10  # boundaries and the other fields of an upload
 bearer = HTTPBearer(auto_error=False, description="A key made by `basin keys create`.")
 
 
@@ -125,14 +131,23 @@ After = Annotated[str | None, Query(description="The last id of the page before.
 
 
 def blob_response(
-    request: Request, db: Database, stored: StoredBytes, *, media_type: str, filename: str
+    request: Request,
+    db: Database,
+    stored: StoredBytes,
+    *,
+    media_type: str,
+    filename: str,
+    window: tuple[int, int] | None = None,
 ) -> Response:
     """Answer with a blob: Content-Length, ETag (its sha256), one Range, If-None-Match and HEAD.
+
+    `window` is the start and the length of a part of it, which is answered as if it were all.
 
     Raises:
         RangeNotSatisfiable: the range starts past the end.
     """
-    etag = f'"{stored.sha256}"'
+    first, size = window or (0, stored.size)
+    etag = f'"{stored.sha256}-{first}"' if window else f'"{stored.sha256}"'
     headers = {
         "ETag": etag,
         "Accept-Ranges": "bytes",
@@ -142,15 +157,15 @@ def blob_response(
         return Response(status_code=304, headers=headers)
     if_range = request.headers.get("if-range")
     wanted = request.headers.get("range") if if_range in (None, etag) else None
-    start, stop = parse_range(wanted, stored.size)
+    start, stop = parse_range(wanted, size)
     headers["Content-Length"] = str(stop - start)
-    partial = (start, stop) != (0, stored.size)
+    partial = (start, stop) != (0, size)
     if partial:
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{stored.size}"
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     status = 206 if partial else 200
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
-    body = blobs.read(db, stored.blob_id, start=start, stop=stop)
+    body = blobs.read(db, stored.blob_id, start=first + start, stop=first + stop)
     return StreamingResponse(body, status_code=status, headers=headers, media_type=media_type)
 
 
@@ -172,6 +187,12 @@ def parse_range(header: str | None, size: int) -> tuple[int, int]:
     if start >= stop:
         raise RangeNotSatisfiable(f"There are {size} bytes; the range {spec} is outside.")
     return start, stop
+
+
+def declared_bytes(request: Request) -> int:
+    """Return how long a request says its body is; 0 where it does not."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else 0
 
 
 def error_response(error: ApiError) -> JSONResponse:
@@ -199,7 +220,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(StarletteHTTPException)
     async def _http(request: Request, error: StarletteHTTPException) -> Response:
-        return error_response(_from_http(request, error))
+        response = error_response(_from_http(request, error))
+        response.headers.update(error.headers or {})  # which methods are allowed
+        return response
 
     @app.exception_handler(DataError)
     async def _not_storable(_: Request, error: DataError) -> Response:
@@ -221,7 +244,45 @@ def install(app: FastAPI) -> None:
         headers = {REQUEST_ID_HEADER: request.state.request_id}
         return JSONResponse({"error": body}, status_code=500, headers=headers)
 
+    app.add_middleware(BodyLimit)
     app.add_middleware(RequestId)
+
+
+class BodyLimit:
+    """Refuses bodies that would be held in memory whole and are longer than any of ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or STREAMED.fullmatch(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        if declared_bytes(Request(scope)) > MAX_BODY_BYTES:
+            await self._refuse(scope, receive, send)
+            return
+        await self._app(scope, self._counted(receive), send)
+
+    def _counted(self, receive: Receive) -> Receive:
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > MAX_BODY_BYTES:
+                # FastAPI passes on its own kind of error, and hides any other that reading raises.
+                raise StarletteHTTPException(BodyTooLarge.status)
+            return message
+
+        return counted
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await error_response(_too_large())(scope, receive, send)
+
+
+def _too_large() -> BodyTooLarge:
+    return BodyTooLarge(f"The body is longer than {MAX_BODY_BYTES} bytes.")
 
 
 class RequestId:
@@ -268,6 +329,10 @@ def _explain(error: dict[str, object]) -> str:
 def _from_http(request: Request, error: StarletteHTTPException) -> ApiError:
     if error.status_code == NotFound.status:
         return NotFound(f"Unknown request URL: {request.method} {request.url.path}.")
+    if error.status_code == MethodNotAllowed.status:
+        return MethodNotAllowed(f"{request.url.path} knows no {request.method}.")
+    if error.status_code == BodyTooLarge.status:
+        return _too_large()
     found = InvalidRequest(str(error.detail))
-    found.status = error.status_code  # type: ignore[misc]  # 405 and its like come from the router
+    found.status = error.status_code  # type: ignore[misc]  # whatever else the framework refuses
     return found

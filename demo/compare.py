@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from app.files.rows import Row
+from app.files.parse import Row
 from demo.material import Base
 from worker.trainer.data import IGNORED, encode_row, render_chat
 

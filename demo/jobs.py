@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import openai
 
-from app.files.rows import Row
+from app.files.parse import Row
 from demo.board import Board, Track
 from demo.material import to_jsonl
 from demo.plot import Point

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.files.rows import MIN_ROWS, Row, RowChecker
+from app.files.parse import Row
+from app.files.rows import MIN_ROWS, RowChecker
 from demo.corpus import read_corpus
 from demo.service import DemoError
 

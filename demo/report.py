@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from app.files.rows import Row
+from app.files.parse import Row
 from demo.compare import Judged, question_and_answer
 from demo.jobs import PERTURBATIONS, Metrics, Trained
 from demo.material import Base, Rows

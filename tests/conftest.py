@@ -2,11 +2,9 @@
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from app.settings import ApiSettings, inherited_environment
 from app.tables import Job
 from app.up import LEAN_MALLOC
 from tests.factories import PEPPER, jsonl, make_bert_folder, make_model_folder, make_t5_folder
+from tests.waiting import answers, free_port, wait_until
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MAX_FILE_BYTES = 3 << 20
@@ -135,7 +134,7 @@ def api(settings: ApiSettings, tmp_path_factory: pytest.TempPathFactory) -> Iter
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(url), timeout_s=20)
+        wait_until(lambda: answers(url), timeout_s=90)
         yield Api(url, settings, process.pid)
     finally:
         process.terminate()
@@ -217,24 +216,3 @@ async def _cancel_all(db: Database) -> None:
     async with db.transaction() as tx:
         live = Job.status.not_in(TERMINAL)
         await tx.execute(update(Job).where(live).values(status=JobStatus.CANCELLED))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/healthz").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def wait_until(ready: Callable[[], bool], *, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not ready():
-        assert time.monotonic() < deadline, f"not ready within {timeout_s} s"
-        time.sleep(0.1)

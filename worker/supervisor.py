@@ -347,15 +347,17 @@ async def _succeed(run: Run, finished: Finished) -> None:
 
 
 async def _results(run: Run) -> AsyncIterator[bytes]:
-    """Yield OpenAI's result CSV; cells between evaluations are empty."""
+    """Yield OpenAI's result CSV, our other metrics after its columns; absent values are empty."""
     async with run.db.transaction() as tx:
-        rows = await lease.metric_rows(tx, run.claim, list(RESULT_COLUMNS.values()))
+        rows = await lease.metric_rows(tx, run.claim)
+    theirs = RESULT_COLUMNS.values()
+    names = [*theirs, *sorted({name for _, name, _ in rows} - set(theirs))]
     steps: dict[int, dict[str, float]] = {}
     for step, name, value in rows:
         steps.setdefault(step, {})[name] = value
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["step", *RESULT_COLUMNS])
+    writer.writerow(["step", *RESULT_COLUMNS, *names[len(RESULT_COLUMNS) :]])
     for step, values in steps.items():
-        writer.writerow([step, *(values.get(name, "") for name in RESULT_COLUMNS.values())])
+        writer.writerow([step, *(values.get(name, "") for name in names)])
     yield out.getvalue().encode()

@@ -8,20 +8,28 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.errors import InvalidRequest
 
 MAX_FIELD_BYTES = 64 << 10
+MAX_PARTS = 32
+MAX_BOUNDARY = 70  # RFC 2046 §5.1.1
 
 
 class UploadForm:
     """One upload: iterate `file()` to the end, then `fields` and `filename` are whole.
 
+    `part` is the name of the part that is the file.
+
     Raises:
-        InvalidRequest: not multipart, malformed, without a file, or a field that is too long.
+        InvalidRequest: not multipart, malformed, without a file or with two, too many fields or one
+            that is too long.
     """
 
-    def __init__(self, content_type: str | None, stream: AsyncIterator[bytes]) -> None:
+    def __init__(
+        self, content_type: str | None, stream: AsyncIterator[bytes], *, part: str = "file"
+    ) -> None:
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
-        if kind != b"multipart/form-data" or not boundary:
-            raise InvalidRequest("Send the file as multipart/form-data with `file` and `purpose`.")
+        if kind != b"multipart/form-data" or not boundary or len(boundary) > MAX_BOUNDARY:
+            raise InvalidRequest(f"Send multipart/form-data, with the bytes as `{part}`.")
+        self._part = part
         self.filename: str | None = None
         self.fields: dict[str, str] = {}
         self._stream = stream
@@ -29,6 +37,7 @@ class UploadForm:
         self._headers: dict[bytes, bytes] = {}
         self._value = bytearray()
         self._name = ""
+        self._parts = 0
         self._in_file = False
         self._pending: list[bytes] = []
         self._ended = False
@@ -46,7 +55,7 @@ class UploadForm:
         )
 
     async def file(self) -> AsyncIterator[bytes]:
-        """Yield the bytes of the part named `file`."""
+        """Yield the bytes of the file."""
         try:
             async for data in self._stream:
                 self._parser.write(data)
@@ -58,7 +67,7 @@ class UploadForm:
         if not self._ended:
             raise InvalidRequest("The multipart body ends early.")
         if self.filename is None:
-            raise InvalidRequest("Missing required parameter: 'file'.", param="file")
+            raise InvalidRequest(f"Missing required parameter: '{self._part}'.", param=self._part)
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header = data[start:end].lower()
@@ -69,7 +78,13 @@ class UploadForm:
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         self._name = options.get(b"name", b"").decode(errors="replace")
-        self._in_file = self._name == "file"
+        self._in_file = self._name == self._part
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise InvalidRequest(f"The form has more than {MAX_PARTS} parts.")
+        if self._in_file and self.filename is not None:
+            message = f"The form has two parts named '{self._name}'; send one file at a time."
+            raise InvalidRequest(message, param=self._name)
         if self._in_file:
             self.filename = options.get(b"filename", b"upload").decode(errors="replace")
 

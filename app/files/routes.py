@@ -3,19 +3,31 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import ValidationError
 
 from app import audit, blobs
-from app.errors import FileTooLarge
-from app.files import service
+from app.errors import FileTooLarge, InvalidRequest
+from app.files import reports, service
 from app.files.form import UploadForm
-from app.files.schemas import DeletedOut, FileOut, file_out
+from app.files.schemas import DeletedOut, FileOut, ReportOut, file_out
 from app.files.service import Label
+from app.models import catalog
 from app.paging import ListOut, list_out
-from app.web import After, Caller, Config, Db, Tx, Writer, blob_response
+from app.schemas import ExpiresAfter
+from app.web import (
+    FORM_SLACK_BYTES,
+    After,
+    Caller,
+    Config,
+    Db,
+    Tx,
+    Writer,
+    blob_response,
+    declared_bytes,
+)
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
-FORM_SLACK_BYTES = 64 << 10  # boundaries and the other fields
 UPLOAD_BODY = {
     "requestBody": {
         "required": True,
@@ -27,6 +39,8 @@ UPLOAD_BODY = {
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
                         "purpose": {"type": "string", "example": "fine-tune"},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {"type": "integer"},
                     },
                 }
             }
@@ -38,8 +52,7 @@ UPLOAD_BODY = {
 @router.post("", response_model=FileOut, openapi_extra=UPLOAD_BODY)
 async def upload_file(request: Request, db: Db, settings: Config, caller: Writer) -> FileOut:
     """Upload a file: training data is checked line by line while it arrives."""
-    length = request.headers.get("content-length", "")
-    declared = int(length) - FORM_SLACK_BYTES if length.isdecimal() else 0
+    declared = max(declared_bytes(request) - FORM_SLACK_BYTES, 0)
     limit = settings.max_file_bytes
     if declared > limit:
         raise FileTooLarge(f"The file is larger than {limit} bytes.", param="file")
@@ -48,11 +61,30 @@ async def upload_file(request: Request, db: Db, settings: Config, caller: Writer
         db,
         caller,
         form.file(),
-        lambda: Label(form.filename or "", form.fields.get("purpose")),
+        lambda: _label(form),
         max_bytes=limit,
-        declared_bytes=max(declared, 0),
+        declared_bytes=declared,
+        purpose_so_far=lambda: form.fields.get("purpose"),
     )
     return file_out(file)
+
+
+def _label(form: UploadForm) -> Label:
+    asked = {
+        name: form.fields[f"expires_after[{name}]"]
+        for name in ("anchor", "seconds")
+        if f"expires_after[{name}]" in form.fields
+    }
+    lifetime_s = None
+    if asked:
+        try:
+            lifetime_s = ExpiresAfter.model_validate(asked).seconds
+        except ValidationError as error:
+            raise InvalidRequest(
+                "expires_after has the anchor created_at, and 3600 to 2592000 seconds.",
+                param="expires_after",
+            ) from error
+    return Label(form.filename or "", form.fields.get("purpose"), lifetime_s)
 
 
 @router.get("", response_model=ListOut[FileOut])
@@ -87,6 +119,27 @@ async def get_content(request: Request, file_id: str, db: Db, caller: Caller) ->
     return blob_response(
         request, db, stored, media_type="application/octet-stream", filename=f"{file.id}.jsonl"
     )
+
+
+@router.get("/{file_id}/report", response_model=ReportOut)
+async def get_report(
+    file_id: str,
+    db: Db,
+    settings: Config,
+    caller: Caller,
+    *,
+    model: Annotated[str | None, Query(description="A base model to measure rows by.")] = None,
+    validation_file: Annotated[str | None, Query(description="A file to compare with.")] = None,
+) -> ReportOut:
+    """Look for what is doubtful in a training file; kept once it was made."""
+    base = None
+    if model:
+        base = catalog.find(model, settings.models_dir, settings.hub_revisions, settings.hub_tasks)
+    found = await reports.get(
+        db, caller.organization_id, file_id, base=base, validation_file=validation_file
+    )
+    named = {"file_id": file_id, "model": model, "validation_file": validation_file}
+    return ReportOut.model_validate({"object": "file.report"} | named | found)
 
 
 @router.delete("/{file_id}", response_model=DeletedOut)

@@ -47,6 +47,54 @@ class DeletedOut(BaseModel):
     deleted: bool
 
 
+class TokensOut(BaseModel):
+    """Tokens of a row; `max_length` is where a run on the base cuts unless it is asked otherwise.
+
+    Estimated are those of a base without tokenizer.json, and the markers of a chat template.
+    """
+
+    estimated: bool
+    counted_rows: int
+    min: int
+    median: int
+    p95: int
+    max: int
+    context_length: int | None
+    max_length: int | None
+    truncated: int
+    dropped: int
+
+
+class LabelOut(BaseModel):
+    label: str
+    rows: int
+
+
+class FindingOut(BaseModel):
+    """One thing to know; `pairs` are repeats: the first line, and the line that repeats it."""
+
+    code: str
+    severity: Literal["info", "warn", "error"]
+    count: int
+    lines: list[int]
+    pairs: list[tuple[int, int]]
+    message: str
+
+
+class ReportOut(BaseModel):
+    """What a training file is like, errors first."""
+
+    object: Literal["file.report"]
+    file_id: str
+    model: str | None
+    validation_file: str | None
+    rows: int
+    format: str | None
+    tokens: TokensOut | None
+    labels: list[LabelOut]
+    findings: list[FindingOut]
+
+
 def file_out(file: File) -> FileOut:
     """Show a row on the wire."""
     return FileOut(
@@ -54,7 +102,7 @@ def file_out(file: File) -> FileOut:
         object="file",
         bytes=file.size_bytes,
         created_at=int(file.created_at.timestamp()),
-        expires_at=None,
+        expires_at=int(file.expires_at.timestamp()) if file.expires_at else None,
         filename=file.filename,
         purpose=file.purpose,
         status="processed",

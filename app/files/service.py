@@ -1,7 +1,7 @@
 """Files: checked while they arrive, stored whole or not at all."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,13 +19,17 @@ from app.ids import new_id
 from app.jobs.states import TERMINAL
 from app.organizations import quotas
 from app.paging import Page, cut
-from app.tables import File, Job
+from app.tables import File, Job, Json
 
 TRAINING_PURPOSE = "fine-tune"
 RESULTS_PURPOSE = "fine-tune-results"
 UPLOAD_PURPOSES = frozenset(
     {TRAINING_PURPOSE, "assistants", "batch", "evals", "user_data", "vision"}
 )
+MAX_FILENAME = 255
+
+
+Adopt = Callable[[AsyncSession, File], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Label:
 
     filename: str
     purpose: str | None
+    lifetime_s: int | None = None
 
 
 async def upload(
@@ -44,8 +49,15 @@ async def upload(
     *,
     max_bytes: int,
     declared_bytes: int = 0,
+    stored_already: bool = False,
+    adopt: Adopt | None = None,
+    purpose_so_far: Callable[[], str | None] = lambda: None,
 ) -> File:
     """Store a file with constant memory; nothing of it stays when it is refused.
+
+    `adopt` says what else happens in the transaction in which the file appears. Where its purpose
+    is known before its end, a file that cannot become good is refused early. What is stored already
+    and goes away for it was counted when it came.
 
     Raises:
         QuotaExceeded: the organization has no room for it.
@@ -53,13 +65,16 @@ async def upload(
         InvalidFile: not training data; the message names the first offending lines.
         InvalidRequest: a purpose there is not.
     """
-    async with db.transaction() as tx:
-        await quotas.check_stored(tx, by.organization_id, more_bytes=declared_bytes)
+    if not stored_already:
+        async with db.transaction() as tx:
+            await quotas.check_stored(tx, by.organization_id, more_bytes=declared_bytes)
     checker = RowChecker()
-    stored = await blobs.write(db, by.organization_id, _checked(stream, checker, max_bytes))
+    checked = _checked(stream, checker, max_bytes, purpose_so_far)
+    stored = await blobs.write(db, by.organization_id, checked)
     try:
         told = label()
-        _check_purpose(told.purpose)
+        check_purpose(told.purpose)
+        _check_filename(told.filename)
         training = told.purpose == TRAINING_PURPOSE
         if training:
             _raise_problems(checker.finish())
@@ -72,8 +87,13 @@ async def upload(
                 purpose=told.purpose or "",
                 rows=checker.rows if training else None,
                 row_format=checker.format if training else None,
+                lifetime_s=told.lifetime_s,
+                lint=checker.lint.as_json() if training else None,
+                stored_already=stored_already,
             )
             audit.record(tx, by, "file.uploaded", file.id, {"bytes": file.size_bytes})
+            if adopt is not None:
+                await adopt(tx, file)
             return file
     except BaseException:
         async with db.transaction() as tx:
@@ -90,13 +110,16 @@ async def add(
     purpose: str,
     rows: int | None,
     row_format: str | None,
+    lifetime_s: int | None = None,
+    lint: Json | None = None,
+    stored_already: bool = False,
 ) -> File:
     """Give written bytes a name and an owner.
 
     Raises:
         QuotaExceeded: the organization has no room for what it uploads; a run's results have it.
     """
-    if purpose != RESULTS_PURPOSE:
+    if purpose != RESULTS_PURPOSE and not stored_already:
         await quotas.check_stored(tx, organization_id, more_bytes=stored.size)
     await blobs.seal(tx, stored)
     file = File(
@@ -109,11 +132,18 @@ async def add(
         sha256=stored.sha256,
         rows=rows,
         row_format=row_format,
+        expires_at=None if lifetime_s is None else after_now(lifetime_s),
+        lint=lint,
     )
     tx.add(file)
     await tx.flush()
     await tx.refresh(file)
     return file
+
+
+def after_now(seconds: int) -> Any:
+    """Return the moment so many seconds from now, by the database's clock."""
+    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 async def get(
@@ -230,7 +260,10 @@ async def _delete(tx: AsyncSession, *which: ColumnElement[bool]) -> int:
 
 
 async def _checked(
-    stream: AsyncIterator[bytes], checker: RowChecker, max_bytes: int
+    stream: AsyncIterator[bytes],
+    checker: RowChecker,
+    max_bytes: int,
+    purpose_so_far: Callable[[], str | None],
 ) -> AsyncIterator[bytes]:
     """Pass a stream on while its rows are checked in a thread and its size is watched."""
     size = 0
@@ -239,13 +272,27 @@ async def _checked(
         if size > max_bytes:
             raise FileTooLarge(f"The file is larger than {max_bytes} bytes.", param="file")
         await asyncio.to_thread(checker.feed, data)
+        if checker.given_up and purpose_so_far() == TRAINING_PURPOSE:
+            _raise_problems(checker.problems)
         yield data
 
 
-def _check_purpose(purpose: str | None) -> None:
+def check_purpose(purpose: str | None) -> None:
+    """Refuse a purpose that nobody can upload for.
+
+    Raises:
+        InvalidRequest: the message lists those there are.
+    """
     if purpose not in UPLOAD_PURPOSES:
         known = ", ".join(sorted(UPLOAD_PURPOSES))
         raise InvalidRequest(f"Invalid purpose {purpose!r}; one of {known}.", param="purpose")
+
+
+def _check_filename(name: str) -> None:
+    """A name is only ever shown; one that cannot be is refused."""
+    if len(name) > MAX_FILENAME or not name.isprintable():
+        message = f"A filename has at most {MAX_FILENAME} characters, and no control characters."
+        raise InvalidRequest(message, param="file")
 
 
 def _raise_problems(problems: list[str]) -> None:

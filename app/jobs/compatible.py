@@ -18,6 +18,7 @@ def check_asked(body: CreateJob) -> None:
     Raises:
         InvalidRequest: the message says why; the parameter is named.
     """
+    _only_what_is_there(body)
     if body.peft.source is not None:
         _only_source(body.peft)
     if body.peft.lr_ratio is not None and body.peft.method != "lora_plus":
@@ -86,6 +87,21 @@ def check_resolved(spec: TrainSpec) -> None:
             f"The perturbation {spec.perturbation.type} does not go with {spec.peft.method}:"
             f" {reason}. Use mgpo or none.",
             param="perturbation.type",
+        )
+
+
+def _only_what_is_there(body: CreateJob) -> None:
+    """Refuse what OpenAI's wire knows and this service does not do."""
+    if body.method is not None and body.method.type != "supervised":
+        raise InvalidRequest(
+            f"The method {body.method.type} is not offered yet: supervised fine-tuning is.",
+            param="method.type",
+        )
+    if body.integrations:
+        raise InvalidRequest(
+            "Nothing is sent to wandb from here. Leave integrations out, and read"
+            " /v1/fine_tuning/jobs/{id}/metrics.",
+            param="integrations",
         )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import case, delete, func, or_, select, text, update
+from sqlalchemy import delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -230,36 +230,31 @@ async def cancel(tx: AsyncSession, held: Claim) -> None:
 
 async def give_back(tx: AsyncSession, held: Claim, why: str) -> None:
     """Put a job back in the queue; its next attempt carries on from the last checkpoint."""
-    await _release(tx, held, status=JobStatus.QUEUED, queued_at=func.now())
-    await _end_attempt(tx, held, "interrupted", why)
-    events.add(tx, held.job_id, why, level="warn")
+    if await _let_go(tx, held, "interrupted", why) == JobStatus.QUEUED:
+        events.add(tx, held.job_id, why, level="warn")
 
 
 async def pause(tx: AsyncSession, held: Claim) -> None:
     """Hold a job as its owner asked, or put it back when the owner has changed their mind."""
-    wanted = case((Job.stop_requested == "pause", JobStatus.PAUSED), else_=JobStatus.QUEUED)
-    status = await _release(tx, held, status=wanted, queued_at=func.now(), stop_requested=None)
-    await _end_attempt(tx, held, "paused")
-    paused = status == JobStatus.PAUSED
-    events.add(tx, held.job_id, "The job was paused" if paused else "The job waits again")
+    if await _let_go(tx, held, "paused") == JobStatus.QUEUED:
+        events.add(tx, held.job_id, "The job waits again")
 
 
 async def lose(tx: AsyncSession, held: Claim, failure: Failure) -> None:
     """Put back a job whose run was killed, to try again a little later; fail it at the cap."""
-    row = await tx.execute(
-        _held(held).values(lost_attempts=Job.lost_attempts + 1).returning(Job.lost_attempts)
-    )
-    lost = row.scalar_one_or_none()
-    if lost is None:
-        raise LeaseLostError(f"{held.job_id} attempt {held.attempt}")
+    if await renew(tx, held) == "cancel":
+        await cancel(tx, held)
+        return
+    counted = _held(held).values(lost_attempts=Job.lost_attempts + 1).returning(Job.lost_attempts)
+    lost = (await tx.execute(counted)).scalar_one()
     if lost >= MAX_LOST_ATTEMPTS:
         await fail(tx, held, failure)
         return
     wait_s = RETRY_S * 2 ** (lost - 1)
     retry_at = text(f"now() + interval '{wait_s} seconds'")
-    await _release(tx, held, status=JobStatus.QUEUED, queued_at=func.now(), retry_at=retry_at)
-    await _end_attempt(tx, held, "killed", failure.message)
-    why = f"{failure.message} It is tried again in {wait_s} s, from its last checkpoint"
+    why = failure.message
+    if await _let_go(tx, held, "killed", why, retry_at=retry_at) == JobStatus.QUEUED:
+        why += f" It is tried again in {wait_s} s, from its last checkpoint"
     events.add(tx, held.job_id, why, level="warn", data={"code": failure.code})
 
 
@@ -306,14 +301,14 @@ async def input_blobs(tx: AsyncSession, held: Claim) -> tuple[str, str | None]:
     return found[held.training_file_id], valid
 
 
-async def metric_rows(tx: AsyncSession, held: Claim, names: list[str]) -> list[tuple[Any, ...]]:
-    """Return (step, name, value) of some metrics, by step."""
+async def metric_rows(tx: AsyncSession, held: Claim) -> list[tuple[int, str, float]]:
+    """Return (step, name, value) of every metric, by step."""
     query = (
         select(Metric.step, Metric.name, Metric.value)
-        .where(Metric.job_id == held.job_id, Metric.name.in_(names))
+        .where(Metric.job_id == held.job_id)
         .order_by(Metric.step)
     )
-    return [tuple(row) for row in await tx.execute(query)]
+    return [(row.step, row.name, row.value) for row in await tx.execute(query)]
 
 
 def model_name(held: Claim) -> str:
@@ -349,20 +344,37 @@ async def _end(
     await drop_resume_states(tx, held.job_id)
 
 
-async def _release(tx: AsyncSession, held: Claim, **values: Any) -> str:
-    """Let go of a job and return its new status.
+async def _let_go(
+    tx: AsyncSession, held: Claim, outcome: str, reason: str | None = None, **values: Any
+) -> JobStatus:
+    """End an attempt at a job that is not over, and return what becomes of the job.
+
+    It waits again, unless its owner asked for something that the run did not hear any more.
+    """
+    stop = await renew(tx, held)
+    if stop == "cancel":
+        await cancel(tx, held)
+        return JobStatus.CANCELLED
+    status = JobStatus.PAUSED if stop == "pause" else JobStatus.QUEUED
+    values |= {"status": status, "queued_at": func.now(), "stop_requested": None}
+    await _release(tx, held, **values)
+    await _end_attempt(tx, held, outcome, reason)
+    if status == JobStatus.PAUSED:
+        events.add(tx, held.job_id, "The job was paused")
+    return status
+
+
+async def _release(tx: AsyncSession, held: Claim, **values: Any) -> None:
+    """Let go of a job.
 
     Raises:
         LeaseLostError: it is no longer this attempt's.
     """
     moved = await tx.execute(
-        _held(held).values({"lease_until": None, "worker": None} | values).returning(Job.status)
+        _held(held).values({"lease_until": None, "worker": None} | values).returning(Job.id)
     )
-    found = moved.first()
-    if found is None:
+    if moved.first() is None:
         raise LeaseLostError(f"{held.job_id} attempt {held.attempt}")
-    status: str = found.status
-    return status
 
 
 async def _end_attempt(

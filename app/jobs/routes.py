@@ -1,24 +1,30 @@
 """/v1/fine_tuning/jobs"""
 
+import re
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from app import audit
+from app import audit, tars
+from app.errors import NotFound
 from app.jobs import service
 from app.jobs.schemas import (
+    AdapterFilesOut,
     AttemptsOut,
     CheckpointOut,
     CreateJob,
     EventOut,
     JobOut,
     MetricsOut,
+    adapter_files_out,
     attempt_out,
     checkpoint_out,
     event_out,
     job_out,
 )
+from app.jobs.submissions import Request as Submitted
 from app.paging import ListOut, list_out
 from app.web import After, Caller, Config, Db, Limit, Ring, Tx, Writer, blob_response
 
@@ -27,22 +33,62 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 TAR = "application/x-tar"
 
 
+METADATA = re.compile(r"metadata\[(.+)\]")
+
+
+def _metadata(request: Request) -> dict[str, str]:
+    """Read metadata[key]=value from the query."""
+    found = ((METADATA.fullmatch(name), value) for name, value in request.query_params.items())
+    return {match[1]: value for match, value in found if match}
+
+
+def _submission(
+    body: CreateJob,
+    caller: Writer,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=255,
+            description="The same key and body make one job, for 24 hours.",
+        ),
+    ] = None,
+    x_stainless_retry_count: Annotated[str, Header(include_in_schema=False)] = "0",
+) -> Submitted:
+    """Name the request, so that a client that sends it again is told of the first job."""
+    return Submitted(
+        by=caller,
+        body=body.model_dump_json(by_alias=True),
+        idempotency_key=idempotency_key,
+        again=x_stainless_retry_count.isdecimal() and int(x_stainless_retry_count) > 0,
+    )
+
+
 @router.post("", response_model=JobOut)
 async def create_job(
-    body: CreateJob, tx: Tx, caller: Writer, settings: Config, bell: Ring
+    body: CreateJob,
+    request: Annotated[Submitted, Depends(_submission)],
+    tx: Tx,
+    settings: Config,
+    bell: Ring,
 ) -> JobOut:
     """Submit a fine-tuning job; what was left out comes back resolved."""
-    job = await service.create(tx, caller.organization_id, body, settings=settings, bell=bell)
-    audit.record(tx, caller, "job.created", job.id, {"model": job.model})
+    job = await service.submit(tx, request, body, settings=settings, bell=bell)
     return job_out(job, await service.queue_place(tx, job))
 
 
 @router.get("", response_model=ListOut[JobOut])
 async def list_jobs(
-    tx: Tx, caller: Caller, after: After = None, limit: Limit = 20
+    tx: Tx,
+    caller: Caller,
+    metadata: Annotated[dict[str, str], Depends(_metadata)],
+    after: After = None,
+    limit: Limit = 20,
 ) -> ListOut[JobOut]:
-    """List your jobs, newest first."""
-    page = await service.list_jobs(tx, caller.organization_id, after=after, limit=limit)
+    """List your jobs, newest first; metadata[key]=value keeps those that carry it."""
+    page = await service.list_jobs(
+        tx, caller.organization_id, metadata=metadata, after=after, limit=limit
+    )
     return list_out([job_out(job) for job in page.data], has_more=page.has_more)
 
 
@@ -135,6 +181,38 @@ async def get_adapter(request: Request, job_id: str, db: Db, caller: Caller) -> 
     async with db.transaction() as tx:
         stored = await service.adapter(tx, caller.organization_id, job_id)
     return blob_response(request, db, stored, media_type=TAR, filename=f"{job_id}.tar")
+
+
+@router.get("/{job_id}/adapter/files", response_model=AdapterFilesOut)
+async def list_adapter_files(job_id: str, db: Db, caller: Caller) -> AdapterFilesOut:
+    """List the files in the adapter's archive."""
+    async with db.transaction() as tx:
+        stored = await service.adapter(tx, caller.organization_id, job_id)
+    return adapter_files_out(await tars.entries(db, stored))
+
+
+@router.api_route(
+    "/{job_id}/adapter/files/{name:path}",
+    methods=["GET", "HEAD"],
+    operation_id="download_adapter_file",
+)
+async def get_adapter_file(
+    request: Request, job_id: str, name: str, db: Db, caller: Caller
+) -> Response:
+    """Download one file out of the adapter's archive: ranges, ETag and HEAD work."""
+    async with db.transaction() as tx:
+        stored = await service.adapter(tx, caller.organization_id, job_id)
+    entry = next((each for each in await tars.entries(db, stored) if each.name == name), None)
+    if entry is None:
+        raise NotFound(f"The adapter of {job_id} has no file {name!r}.", param="name")
+    return blob_response(
+        request,
+        db,
+        stored,
+        media_type="application/octet-stream",
+        filename=PurePosixPath(entry.name).name.replace('"', ""),
+        window=(entry.start, entry.size),
+    )
 
 
 @router.api_route(

@@ -2,20 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from app.graders.schemas import Grader
 from app.jobs.spec import PeftMethod, PerturbationType, Task, TrainSpec
 from app.paging import Listed
+from app.schemas import AUTO, Asked, Count, Factor
 from app.tables import Attempt, Checkpoint, Job, JobEvent
+from app.tars import Entry
 
-Metadata = dict[str, str]
-AUTO = BeforeValidator(lambda value: None if value == "auto" else value)
-
-
-class Asked(BaseModel):
-    """What a caller sends: unknown keys are refused by name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+Metadata = dict[MetadataKey, MetadataValue]
 
 
 class Hyperparameters(Asked):
@@ -30,11 +28,51 @@ class Supervised(Asked):
     hyperparameters: Hyperparameters = Hyperparameters()
 
 
-class Method(Asked):
-    """Supervised fine-tuning."""
+class DpoHyperparameters(Hyperparameters):
+    """OpenAI's for direct preference optimization."""
 
-    type: Literal["supervised"]
+    beta: Factor = None
+
+
+class Dpo(Asked):
+    hyperparameters: DpoHyperparameters = DpoHyperparameters()
+
+
+class ReinforcementHyperparameters(Hyperparameters):
+    """OpenAI's for reinforcement fine-tuning."""
+
+    compute_multiplier: Factor = None
+    eval_interval: Count = None
+    eval_samples: Count = None
+    reasoning_effort: Literal["default", "low", "medium", "high"] | None = None
+
+
+class Reinforcement(Asked):
+    grader: Grader
+    hyperparameters: ReinforcementHyperparameters = ReinforcementHyperparameters()
+
+
+class Method(Asked):
+    """How to learn: supervised alone is offered yet. What stands beside the type is not read."""
+
+    type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised = Supervised()
+    dpo: Dpo | None = None
+    reinforcement: Reinforcement | None = None
+
+
+class WandbIn(Asked):
+    project: str
+    entity: str | None = None
+    name: str | None = None
+    tags: list[str] | None = None
+
+
+class IntegrationIn(Asked):
+    """Where OpenAI would send the metrics; nothing is sent from here."""
+
+    type: Literal["wandb"]
+    wandb: WandbIn
 
 
 class PeftIn(Asked):
@@ -198,7 +236,7 @@ class CreateJob(Asked):
     suffix: str | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[\w.-]+$")
     seed: int | None = Field(default=None, ge=0, lt=2**31)
     metadata: Metadata | None = Field(default=None, max_length=16)
-    integrations: list[Any] | None = Field(default=None, max_length=0)
+    integrations: list[IntegrationIn] | None = Field(default=None, max_length=5)
     peft: PeftIn = PeftIn()
     perturbation: PerturbationIn = PerturbationIn()
     training: TrainingIn = TrainingIn()
@@ -217,7 +255,7 @@ class CreateJob(Asked):
 
 
 class ErrorOut(BaseModel):
-    """Why a job failed; an empty object for one that did not."""
+    """Why a job failed; null for one that did not."""
 
     code: str
     message: str
@@ -254,7 +292,7 @@ class JobOut(Listed):
     validation_file: str | None
     result_files: list[str]
     trained_tokens: int | None
-    error: ErrorOut | dict[str, Any]
+    error: ErrorOut | None
     hyperparameters: dict[str, Any]
     method: dict[str, Any]
     seed: int
@@ -316,6 +354,18 @@ class AttemptOut(BaseModel):
 class AttemptsOut(BaseModel):
     object: Literal["list"]
     data: list[AttemptOut]
+
+
+class AdapterFileOut(BaseModel):
+    """A file in an adapter's archive."""
+
+    name: str
+    bytes: int
+
+
+class AdapterFilesOut(BaseModel):
+    object: Literal["list"]
+    data: list[AdapterFileOut]
 
 
 class Series(BaseModel):
@@ -400,6 +450,12 @@ def checkpoint_out(checkpoint: Checkpoint) -> CheckpointOut:
     )
 
 
+def adapter_files_out(entries: list[Entry]) -> AdapterFilesOut:
+    """Show what an adapter's archive holds."""
+    files = [AdapterFileOut(name=entry.name, bytes=entry.size) for entry in entries]
+    return AdapterFilesOut(object="list", data=files)
+
+
 def attempt_out(attempt: Attempt) -> AttemptOut:
     """Show an attempt on the wire."""
     return AttemptOut(
@@ -415,9 +471,9 @@ def attempt_out(attempt: Attempt) -> AttemptOut:
     )
 
 
-def _error(job: Job) -> ErrorOut | dict[str, Any]:
+def _error(job: Job) -> ErrorOut | None:
     if job.error_code is None:
-        return {}
+        return None
     return ErrorOut(code=job.error_code, message=job.error_message or "", param=job.error_param)
 
 

@@ -8,25 +8,44 @@ from typing import Any
 from sqlalchemy import func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import blobs
+from app import audit, blobs
 from app.blobs import StoredBytes
 from app.broker import Bell
 from app.db import after_commit
 from app.errors import InvalidJobState, InvalidRequest, NotFound, NotReady
 from app.files import service as files
 from app.ids import new_id
-from app.jobs import defaults, events, lease, queue, sources
+from app.jobs import defaults, events, lease, queue, sources, submissions
 from app.jobs.compatible import check_asked, check_formats
 from app.jobs.defaults import Facts
 from app.jobs.schemas import CreateJob, QueueOut, Series
 from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
 from app.jobs.states import TERMINAL, JobStatus
+from app.jobs.submissions import Request
 from app.models import catalog
 from app.organizations import quotas
 from app.paging import Page, cut
+from app.permissions.service import readable_by
 from app.settings import Settings
 from app.tables import Attempt, Checkpoint, File, Job, JobEvent, LogChunk, Metric
 from app.workers import service as workers
+
+
+async def submit(
+    tx: AsyncSession, request: Request, body: CreateJob, *, settings: Settings, bell: Bell
+) -> Job:
+    """Queue a job, or return the one that this very request has queued before.
+
+    Raises:
+        IdempotencyKeyReused: its key stands for another body. And what `create` raises.
+    """
+    earlier = await submissions.made_before(tx, request)
+    if earlier is not None:
+        return await get(tx, request.by.organization_id, earlier)
+    job = await create(tx, request.by.organization_id, body, settings=settings, bell=bell)
+    await submissions.remember(tx, request, job.id)
+    audit.record(tx, request.by, "job.created", job.id, {"model": job.model})
+    return job
 
 
 async def create(
@@ -65,22 +84,35 @@ async def create(
     await tx.flush()
     events.add(tx, job_id, "Created fine-tuning job")
     await tx.flush()
+    _tell_lint(tx, job_id, train, of="training file")
+    if valid is not None:
+        _tell_lint(tx, job_id, valid, of="validation file")
+    await tx.flush()
     await tx.refresh(job)
     after_commit(tx, partial(bell.wake, job_id))
     return job
 
 
-async def get(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
-    """Return a job of the caller's.
+async def get(tx: AsyncSession, organization_id: str, job_id: str, *, hold: bool = False) -> Job:
+    """Return a job of the caller's; with `hold`, nobody changes it before this transaction ends.
 
     Raises:
         NotFound: no such job, or another tenant's.
     """
     query = select(Job).where(Job.id == job_id, Job.organization_id == organization_id)
+    if hold:  # a run that ends just now has ended, or does so afterwards
+        query = query.with_for_update(key_share=True)
     job = (await tx.execute(query)).scalar_one_or_none()
     if job is None:
         raise NotFound(f"Could not find fine-tuning job: {job_id}.", param="fine_tuning_job_id")
     return job
+
+
+async def _readable(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
+    """Return a job of the caller's, or one whose model is shared with it."""
+    shared = readable_by(organization_id, Job.fine_tuned_model)
+    job = (await tx.scalars(select(Job).where(Job.id == job_id, shared))).one_or_none()
+    return job or await get(tx, organization_id, job_id)
 
 
 async def queue_place(tx: AsyncSession, job: Job) -> QueueOut | None:
@@ -106,10 +138,17 @@ async def queue_place(tx: AsyncSession, job: Job) -> QueueOut | None:
 
 
 async def list_jobs(
-    tx: AsyncSession, organization_id: str, *, after: str | None, limit: int
+    tx: AsyncSession,
+    organization_id: str,
+    *,
+    metadata: dict[str, str],
+    after: str | None,
+    limit: int,
 ) -> Page[Job]:
-    """Return a page of the caller's jobs, newest first."""
+    """Return a page of the caller's jobs that carry all of `metadata`, newest first."""
     query = select(Job).where(Job.organization_id == organization_id)
+    if metadata:
+        query = query.where(Job.user_metadata.contains(metadata))
     if after:
         last = await get(tx, organization_id, after)
         query = query.where(tuple_(Job.created_at, Job.id) < tuple_(last.created_at, last.id))
@@ -123,10 +162,10 @@ async def cancel(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
     Raises:
         InvalidJobState: it has succeeded or failed already.
     """
-    job = await get(tx, organization_id, job_id)
+    job = await get(tx, organization_id, job_id, hold=True)
+    told = "while it was paused" if job.status == JobStatus.PAUSED else "before it started"
     waits = Job.status.in_((JobStatus.QUEUED, JobStatus.PAUSED))
     if await _move(tx, job_id, waits, status=JobStatus.CANCELLED, finished_at=func.now()):
-        told = "while it was paused" if job.status == JobStatus.PAUSED else "before it started"
         events.add(tx, job_id, f"The job was cancelled {told}")
         await lease.drop_resume_states(tx, job_id)
     else:
@@ -143,7 +182,7 @@ async def pause(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
     Raises:
         InvalidJobState: it is over, or being cancelled.
     """
-    job = await get(tx, organization_id, job_id)
+    job = await get(tx, organization_id, job_id, hold=True)
     if await _move(tx, job_id, Job.status == JobStatus.QUEUED, status=JobStatus.PAUSED):
         events.add(tx, job_id, "The job was paused")
     else:
@@ -164,7 +203,7 @@ async def resume(tx: AsyncSession, organization_id: str, job_id: str, *, bell: B
         InvalidJobState: it is over.
         QuotaExceeded: the organization has used up what it may.
     """
-    job = await get(tx, organization_id, job_id)
+    job = await get(tx, organization_id, job_id, hold=True)
     if job.status == JobStatus.PAUSED:
         await quotas.check_submit(tx, organization_id)
     waiting = {"status": JobStatus.QUEUED, "queued_at": func.now()}
@@ -227,12 +266,15 @@ async def list_attempts(tx: AsyncSession, organization_id: str, job_id: str) -> 
 
 
 async def adapter(tx: AsyncSession, organization_id: str, job_id: str) -> StoredBytes:
-    """Return where the adapter's archive is.
+    """Return where the adapter's archive is: of an own job, or of a model that is shared.
 
     Raises:
+        NotFound: no such job, nor a shared model of it; or the model was deleted.
         NotReady: the job has none; it runs still, or it did not succeed.
     """
-    job = await get(tx, organization_id, job_id)
+    job = await _readable(tx, organization_id, job_id)
+    if job.model_deleted_at is not None:
+        raise NotFound(f"{job.fine_tuned_model} was deleted.", param="fine_tuning_job_id")
     if job.adapter_blob_id is None:
         raise NotReady(f"{job_id} has no adapter: its status is {job.status}.")
     return await blobs.describe(tx, job.adapter_blob_id)
@@ -241,14 +283,19 @@ async def adapter(tx: AsyncSession, organization_id: str, job_id: str) -> Stored
 async def checkpoint_adapter(
     tx: AsyncSession, organization_id: str, job_id: str, checkpoint_id: str
 ) -> StoredBytes:
-    """Return where the archive of a checkpoint's adapter is.
+    """Return where the archive of a checkpoint's adapter is: an own one, or one that is shared.
 
     Raises:
         NotFound: the job has no such checkpoint.
     """
-    await get(tx, organization_id, job_id)
-    query = select(Checkpoint.blob_id).where(
-        Checkpoint.id == checkpoint_id, Checkpoint.job_id == job_id
+    query = (
+        select(Checkpoint.blob_id)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(
+            Checkpoint.id == checkpoint_id,
+            Job.id == job_id,
+            readable_by(organization_id, Checkpoint.model),
+        )
     )
     blob_id = (await tx.execute(query)).scalar_one_or_none()
     if blob_id is None:
@@ -340,6 +387,15 @@ async def _training_file(
         )
         raise InvalidRequest(message, param=param)
     return file
+
+
+def _tell_lint(tx: AsyncSession, job_id: str, file: File, *, of: str) -> None:
+    """Say what was doubtful in a file when it was uploaded."""
+    for found in (file.lint or {}).get("findings", ()):
+        if found["severity"] == "warn":
+            data = {"code": found["code"], "file": file.id, "lines": found["lines"]}
+            message = f"The {of}, {found['count']} times: {found['message']}"
+            events.add(tx, job_id, message, level="warn", data=data)
 
 
 def _data(train: File, valid: File | None) -> DataSpec:

@@ -7,12 +7,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import ModelNotFound
 from app.jobs.spec import PeftSpec, TrainSpec
+from app.permissions.service import readable_by
 from app.tables import Checkpoint, Job
 
 
 @dataclass(frozen=True)
 class Source:
-    """An adapter of the caller's: how it was made, on which base, and where its archive is."""
+    """An adapter the caller may use: how it was made, on which base, where its archive is."""
 
     base_model: str
     peft: PeftSpec
@@ -20,20 +21,20 @@ class Source:
 
 
 async def find(tx: AsyncSession, organization_id: str, name: str) -> Source:
-    """Return the adapter of a finished job, or of one of its checkpoints.
+    """Return the adapter of a finished job, or of one of its checkpoints: own ones, and shared.
 
     Raises:
         ModelNotFound: the caller has none of that name.
     """
     finished = select(Job.spec, Job.adapter_blob_id).where(
-        Job.organization_id == organization_id, Job.fine_tuned_model == name
+        readable_by(organization_id, Job.fine_tuned_model), Job.fine_tuned_model == name
     )
     row = (await tx.execute(finished)).first()
     if row is None:
         checkpoint = (
             select(Job.spec, Checkpoint.blob_id)
             .join(Checkpoint, Checkpoint.job_id == Job.id)
-            .where(Job.organization_id == organization_id, Checkpoint.model == name)
+            .where(readable_by(organization_id, Checkpoint.model), Checkpoint.model == name)
         )
         row = (await tx.execute(checkpoint)).first()
     if row is None or row[1] is None:

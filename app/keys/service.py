@@ -101,7 +101,7 @@ async def make(
         organization_id=by.organization_id,
         name=name,
         scope=scope,
-        digest=_digest(secret, pepper),
+        digest=digest(secret, pepper),
         expires_at=None if expires_days is None else _after(days=expires_days),
     )
     tx.add(key)
@@ -134,7 +134,7 @@ async def rotate(
     if grace_minutes:
         key.previous_digest = key.digest
         key.previous_until = _after(minutes=grace_minutes)
-    key.digest = _digest(secret, pepper)
+    key.digest = digest(secret, pepper)
     audit.record(tx, by, "key.rotated", key.id, {"grace_minutes": grace_minutes})
     await tx.flush()
     await tx.refresh(key)
@@ -192,11 +192,16 @@ async def authenticate(
     )
     found = (await tx.execute(query)).one_or_none()
     key, previous = found or (None, None)
-    given = _digest(secret, pepper)
+    given = digest(secret, pepper)
     good = [hmac.compare_digest(kept or b"", given) for kept in (key and key.digest, previous)]
     if key is None or not any(good):
         raise InvalidApiKey("Incorrect API key. Make one with `basin keys create`.")
     return Caller(key.organization_id, key.id, ip, request_id, Scope(key.scope))
+
+
+def digest(secret: str, pepper: str) -> bytes:
+    """Return what is kept of a key's secret."""
+    return hmac.new(pepper.encode(), secret.encode(), hashlib.sha256).digest()
 
 
 async def _state(tx: AsyncSession, key: ApiKey) -> str:
@@ -208,7 +213,3 @@ async def _state(tx: AsyncSession, key: ApiKey) -> str:
 def _after(*, days: int = 0, minutes: int = 0) -> Any:
     """The moment so long from now, by the database's clock."""
     return func.now() + func.make_interval(0, 0, 0, days, 0, minutes)
-
-
-def _digest(secret: str, pepper: str) -> bytes:
-    return hmac.new(pepper.encode(), secret.encode(), hashlib.sha256).digest()

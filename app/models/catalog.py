@@ -83,6 +83,11 @@ def find(
     )
 
 
+def of_folder(folder: Path) -> BaseModel:
+    """Return the base model that a folder with a config.json holds."""
+    return _folder(folder / CONFIG, name=folder.name)
+
+
 def task_of(config: Mapping[str, Any]) -> Task:
     """Return what a model does, from its config.json alone; one that says nothing is causal."""
     kind = config.get("model_type")

@@ -22,3 +22,11 @@ class ModelList(BaseModel):
 
     object: Literal["list"]
     data: list[ModelOut]
+
+
+class ModelDeletedOut(BaseModel):
+    """The receipt of a deletion."""
+
+    id: str
+    object: Literal["model"]
+    deleted: bool

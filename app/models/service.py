@@ -1,19 +1,101 @@
 """Models a caller can name: the operator's bases and the caller's own fine-tuned ones."""
 
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.errors import NotFound
-from app.jobs.states import JobStatus
+from app import blobs
+from app.errors import InvalidRequest, ModelInUse, NotFound
+from app.jobs.states import TERMINAL, JobStatus
 from app.models import catalog
 from app.models.schemas import ModelOut
+from app.permissions import service as permissions
+from app.permissions.service import readable_by
 from app.settings import Settings
-from app.tables import Job
+from app.tables import Checkpoint, Job
 
 
 async def list_models(tx: AsyncSession, organization_id: str, settings: Settings) -> list[ModelOut]:
-    """Return base models first, then the caller's fine-tuned ones, newest first."""
-    bases = [
+    """Return base models first, then fine-tuned ones, newest first: own ones, and shared."""
+    query = select(Job).where(
+        readable_by(organization_id, Job.fine_tuned_model),
+        Job.status == JobStatus.SUCCEEDED,
+        Job.model_deleted_at.is_(None),
+    )
+    jobs = await tx.scalars(query.order_by(Job.created_at.desc()))
+    return _bases(settings) + [_tuned(job, job.fine_tuned_model or "") for job in jobs]
+
+
+async def get_model(
+    tx: AsyncSession, organization_id: str, settings: Settings, name: str
+) -> ModelOut:
+    """Return one model: a base, a fine-tuned one, or that of a checkpoint.
+
+    Raises:
+        NotFound: none of that name is offered to the caller.
+    """
+    for base in _bases(settings):
+        if base.id == name:
+            return base
+    finished = select(Job).where(
+        readable_by(organization_id, Job.fine_tuned_model),
+        Job.fine_tuned_model == name,
+        Job.model_deleted_at.is_(None),
+    )
+    of_checkpoint = (
+        select(Job)
+        .join(Checkpoint, Checkpoint.job_id == Job.id)
+        .where(readable_by(organization_id, Checkpoint.model), Checkpoint.model == name)
+    )
+    for query in (finished, of_checkpoint):
+        job = (await tx.scalars(query.limit(1))).first()
+        if job is not None:
+            return _tuned(job, name)
+    raise NotFound(f"The model {name!r} does not exist.", param="model")
+
+
+async def delete_model(
+    tx: AsyncSession, organization_id: str, settings: Settings, name: str
+) -> None:
+    """Delete a fine-tuned model of the caller's, or one of a checkpoint; the job stays.
+
+    Raises:
+        InvalidRequest: a base model, which is the operator's.
+        ModelInUse: a job that is not over goes on from it.
+        NotFound: the caller owns no such model.
+    """
+    if any(base.id == name for base in _bases(settings)):
+        raise InvalidRequest(
+            f"{name} is a base model: only the operator removes it.", param="model"
+        )
+    source = Job.spec["peft"]["from"].astext
+    reader = select(Job.id).where(source == name, Job.status.not_in(TERMINAL)).limit(1)
+    if (job_id := (await tx.scalars(reader)).first()) is not None:
+        raise ModelInUse(f"A job goes on from {name} ({job_id}); cancel it, or wait for its end.")
+    blob_id = await _forget(tx, organization_id, name)
+    if blob_id is None:
+        raise NotFound(f"The model {name!r} does not exist.", param="model")
+    await blobs.discard(tx, blob_id)
+    await permissions.drop(tx, organization_id, name)
+
+
+async def _forget(tx: AsyncSession, organization_id: str, name: str) -> str | None:
+    """Take a model from its job, or delete its checkpoint; return its blob, if it was there."""
+    mine = Job.organization_id == organization_id
+    finished = select(Job).where(mine, Job.fine_tuned_model == name, Job.model_deleted_at.is_(None))
+    job = (await tx.scalars(finished.with_for_update())).one_or_none()
+    if job is not None:
+        blob_id, job.adapter_blob_id = job.adapter_blob_id, None
+        job.model_deleted_at = func.now()
+        await tx.flush()
+        return blob_id
+    jobs = select(Job.id).where(mine)
+    checkpoint = delete(Checkpoint).where(Checkpoint.model == name, Checkpoint.job_id.in_(jobs))
+    return (await tx.scalars(checkpoint.returning(Checkpoint.blob_id))).one_or_none()
+
+
+def _bases(settings: Settings) -> list[ModelOut]:
+    offered = catalog.base_models(settings.models_dir, settings.hub_revisions, settings.hub_tasks)
+    return [
         ModelOut(
             id=base.name,
             object="model",
@@ -21,35 +103,14 @@ async def list_models(tx: AsyncSession, organization_id: str, settings: Settings
             owned_by="operator",
             task=base.task,
         )
-        for base in catalog.base_models(
-            settings.models_dir, settings.hub_revisions, settings.hub_tasks
-        )
+        for base in offered
     ]
-    query = select(Job).where(
-        Job.organization_id == organization_id, Job.status == JobStatus.SUCCEEDED
-    )
-    jobs = await tx.scalars(query.order_by(Job.created_at.desc()))
-    return bases + [_tuned(job) for job in jobs]
 
 
-async def get_model(
-    tx: AsyncSession, organization_id: str, settings: Settings, name: str
-) -> ModelOut:
-    """Return one model.
-
-    Raises:
-        NotFound: neither a base nor a model of the caller's.
-    """
-    for model in await list_models(tx, organization_id, settings):
-        if model.id == name:
-            return model
-    raise NotFound(f"The model {name!r} does not exist.", param="model")
-
-
-def _tuned(job: Job) -> ModelOut:
+def _tuned(job: Job, name: str) -> ModelOut:
     finished = job.finished_at or job.created_at
     return ModelOut(
-        id=job.fine_tuned_model or "",
+        id=name,
         object="model",
         created=int(finished.timestamp()),
         owned_by=job.organization_id,

@@ -1,7 +1,7 @@
 """Scopes and rotation of keys, what an organization may use, and who changed what.
 
 Revision ID: d51f80a6c374
-Revises: b7d40c1e9f26
+Revises: 6f0d3b8a2c71
 """
 
 import sqlalchemy as sa
@@ -9,7 +9,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "d51f80a6c374"
-down_revision = "b7d40c1e9f26"
+down_revision = "6f0d3b8a2c71"
 branch_labels = None
 depends_on = None
 
@@ -19,6 +19,8 @@ LIMITS = ("max_running", "max_queued", "gpu_seconds_per_month", "max_stored_byte
 
 def upgrade() -> None:
     op.add_column("api_keys", sa.Column("scope", sa.Text(), nullable=False, server_default="write"))
+    op.execute("UPDATE api_keys SET scope = 'admin' WHERE admin")
+    op.drop_column("api_keys", "admin")
     op.add_column("api_keys", sa.Column("previous_digest", sa.LargeBinary()))
     op.add_column("api_keys", sa.Column("previous_until", sa.DateTime(timezone=True)))
     for limit in LIMITS:
@@ -47,4 +49,10 @@ def downgrade() -> None:
         op.drop_column("organizations", limit)
     op.drop_column("api_keys", "previous_until")
     op.drop_column("api_keys", "previous_digest")
+    op.add_column(
+        "api_keys", sa.Column("admin", sa.Boolean(), server_default=sa.false(), nullable=False)
+    )
+    op.execute("UPDATE api_keys SET admin = true WHERE scope = 'admin'")
+    # Without scopes every key may write: one that only looks must not come to more by going back.
+    op.execute("UPDATE api_keys SET revoked_at = now() WHERE scope = 'read' AND revoked_at IS NULL")
     op.drop_column("api_keys", "scope")

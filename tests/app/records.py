@@ -13,7 +13,9 @@ from app.files import service as files
 from app.ids import new_id
 from app.jobs.states import JobStatus
 from app.settings import Settings
-from app.tables import Base, Checkpoint, File, Job, Organization, ResumeState
+from app.tables import Base, Checkpoint, File, Job, Organization, ResumeState, UploadPart
+from app.uploads import service as uploads
+from app.uploads.service import NewUpload
 
 
 async def stream(data: bytes, size: int = 1 << 20) -> AsyncIterator[bytes]:
@@ -101,13 +103,26 @@ async def make_job(
     return job.id
 
 
-async def make_checkpoint(db: Database, job_id: str, blob_id: str) -> str:
+async def make_checkpoint(db: Database, job_id: str, blob_id: str, *, model: str = "ft:x") -> str:
     row = Checkpoint(
-        id=new_id("ftckpt_"), job_id=job_id, step=5, metrics={}, model="ft:x", blob_id=blob_id
+        id=new_id("ftckpt_"), job_id=job_id, step=5, metrics={}, model=model, blob_id=blob_id
     )
     async with db.transaction() as tx:
         tx.add(row)
     return row.id
+
+
+async def make_part(db: Database, organization_id: str, data: bytes) -> str:
+    """A part of a new upload of its length."""
+    stored = await ready_blob(db, organization_id, data)
+    async with db.transaction() as tx:
+        asked = NewUpload("train.jsonl", "text/jsonl", "fine-tune", len(data), None)
+        upload = await uploads.create(tx, organization_id, asked, max_bytes=len(data))
+        part = UploadPart(
+            id=new_id("part_"), upload_id=upload.id, blob_id=stored.blob_id, size_bytes=len(data)
+        )
+        tx.add(part)
+    return part.id
 
 
 async def make_resume_state(

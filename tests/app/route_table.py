@@ -13,6 +13,13 @@ from app.settings import ApiSettings
 OPEN = {"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 OPEN_FOLDERS = {"/static-offline-docs"}
 
+LOOKS = {"GET", "HEAD"}
+# What is no GET for the length of what it is given, and leaves nothing behind.
+CHANGES_NOTHING = {
+    "POST /v1/fine_tuning/alpha/graders/run",
+    "POST /v1/fine_tuning/alpha/graders/validate",
+}
+
 
 @dataclass(frozen=True)
 class Route:
@@ -46,6 +53,15 @@ def routes() -> list[Route]:
 def closed_routes() -> list[Route]:
     """Those that ask for a key."""
     return [route for route in routes() if route.path not in OPEN | OPEN_FOLDERS]
+
+
+def changing_routes() -> list[Route]:
+    """Those that change something, for which a key that may look is not enough."""
+    return [
+        route
+        for route in closed_routes()
+        if route.method not in LOOKS and str(route) not in CHANGES_NOTHING
+    ]
 
 
 def _flat(found: Iterable[BaseRoute]) -> Iterator[Route]:

@@ -77,8 +77,9 @@ async def fill(db: Database, folder: Path) -> tuple[str, StoredBytes, str]:
     adapter = folder / "adapter"
     adapter.mkdir()
     (adapter / "adapter_model.safetensors").write_bytes(Random(0).randbytes(5 * CHUNK_BYTES + 321))
-    archive.pack(adapter, folder / "adapter.tar")
-    stored = await blobs.write(db, organization, archive.read(folder / "adapter.tar"))
+    packed = b"".join(archive.pack(adapter))
+    (folder / "adapter.tar").write_bytes(packed)
+    stored = await blobs.write(db, organization, stream(packed))
     async with db.transaction() as tx:
         await blobs.seal(tx, stored)
     job_id = await make_job(

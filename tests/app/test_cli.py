@@ -43,6 +43,25 @@ def test_a_key_is_made_works_is_listed_and_revoked(api: Api, settings: ApiSettin
     assert "laptop" in listed and key[3:15] in listed and key[15:] not in listed
 
 
+def test_only_a_key_that_was_made_for_it_is_an_admins(api: Api, settings: ApiSettings):
+    env = environment(settings)
+    path = "/fine_tuning/checkpoints/ft:none/permissions"
+
+    plain = basin("keys", "create", "--org", "cli", env=env).stdout.strip()
+    admin = basin("keys", "create", "--org", "cli", "--scope", "admin", env=env).stdout.strip()
+    listed = basin("keys", "list", env=env | {"COLUMNS": "200"}).stdout
+
+    with api.http(plain) as mine, api.http(admin) as theirs:
+        assert (mine.get(path).status_code, theirs.get(path).status_code) == (403, 404)
+    kinds = {
+        key: "admin" in line
+        for line in listed.splitlines()
+        for key in (plain, admin)
+        if key[3:15] in line
+    }
+    assert kinds == {plain: False, admin: True}
+
+
 def test_an_embedded_servers_folder_is_enough(api: Api, service_data: Path):
     (service_data / "pepper").write_text(PEPPER)
 

@@ -57,7 +57,7 @@ async def test_a_refused_file_leaves_nothing_behind(http: httpx.Client, db: Data
 
 async def test_a_file_over_the_cap_is_413_and_leaves_nothing(http: httpx.Client, db: Database):
     before = await stored_bytes(db)
-    data = jsonl(10) + b" " * MAX_FILE_BYTES
+    data = jsonl(10) + b"\n" * MAX_FILE_BYTES
 
     declared = upload(http, data)
 
@@ -122,6 +122,56 @@ def test_files_are_listed_newest_first_and_paged(http: httpx.Client):
     assert [file["id"] for file in first["data"]] == [ids[2], ids[1]]
     assert first["has_more"] is True
     assert second["data"][0]["id"] == ids[0]
+
+
+def test_files_are_listed_oldest_first_and_by_purpose(http: httpx.Client):
+    ids = [upload(http, b"x", "vision").json()["id"] for _ in range(3)]
+
+    first = http.get("/files", params={"purpose": "vision", "order": "asc", "limit": 2}).json()
+    rest = http.get(
+        "/files", params={"purpose": "vision", "order": "asc", "after": first["last_id"]}
+    ).json()
+
+    assert [file["id"] for file in first["data"] + rest["data"]] == ids
+    assert first["has_more"] and not rest["has_more"]
+
+
+def test_a_file_expires_when_it_is_told_to(http: httpx.Client):
+    expires = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+    form = {"file": ("train.jsonl", jsonl(10))}
+
+    file = http.post("/files", files=form, data={"purpose": "fine-tune"} | expires).json()
+
+    assert file["expires_at"] - file["created_at"] == 3600
+    assert upload(http, jsonl(10)).json()["expires_at"] is None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"anchor": "created_at"},
+        {"seconds": "3600"},
+        {"anchor": "now", "seconds": "3600"},
+        {"anchor": "created_at", "seconds": "3599"},
+        {"anchor": "created_at", "seconds": "2592001"},
+        {"anchor": "created_at", "seconds": "soon"},
+    ],
+)
+def test_an_expiry_that_cannot_be_is_refused(http: httpx.Client, asked: dict[str, str]):
+    fields = {f"expires_after[{name}]": value for name, value in asked.items()}
+    form = {"file": ("train.jsonl", jsonl(10))}
+
+    refused = http.post("/files", files=form, data={"purpose": "fine-tune"} | fields)
+
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "expires_after"
+
+
+@pytest.mark.parametrize("accept", ["application/binary", "application/json", "text/html", "x"])
+def test_content_comes_whatever_accept_says(http: httpx.Client, training_file: str, accept: str):
+    answer = http.get(f"/files/{training_file}/content", headers={"Accept": accept})
+
+    assert (answer.status_code, answer.content) == (200, jsonl(20))
 
 
 def test_a_deleted_file_is_gone(http: httpx.Client):

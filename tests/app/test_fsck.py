@@ -16,6 +16,7 @@ from tests.app.records import (
     make_file,
     make_job,
     make_organization,
+    make_part,
     make_resume_state,
     ready_blob,
     run,
@@ -39,6 +40,7 @@ class World:
     state: str
     queued: str
     paused: str
+    part: str
 
 
 class UndoneError(Exception):
@@ -83,6 +85,9 @@ async def world(own: Database) -> World:
     paused = await make_job(own, org, valid.id, JobStatus.PAUSED)
     await make_resume_state(own, org, paused, 5)
     await make_job(own, org, "file-deleted", JobStatus.CANCELLED, validation_file_id="file-too")
+    deleted = await make_job(own, org, data.id, JobStatus.SUCCEEDED, fine_tuned_model="ft:gone")
+    await run(own, "UPDATE jobs SET model_deleted_at = now() WHERE id = :id", id=deleted)
+    part = await make_part(own, org, b"a part")
     await ready_blob(own, org, b"")
     await run(own, "UPDATE blobs SET state = 'deleting' WHERE size = 0")
     await blobs.write(own, org, stream(b"being written"))
@@ -99,6 +104,7 @@ async def world(own: Database) -> World:
         state=state,
         queued=queued,
         paused=paused,
+        part=part,
     )
 
 
@@ -189,6 +195,17 @@ DAMAGES: list[tuple[str, str, str]] = [
         "running step 10",
         "UPDATE blobs SET organization_id = :stranger WHERE id = :state",
     ),
+    (
+        "owner of a blob that is not ready",
+        "part",
+        "UPDATE blobs SET state = 'deleting' FROM upload_parts p WHERE p.blob_id = blobs.id",
+    ),
+    (
+        "owner in another organization",
+        "part",
+        "UPDATE uploads SET organization_id = :stranger",
+    ),
+    ("parts of an upload that is over", "part", "UPDATE uploads SET status = 'cancelled'"),
     ("file unlike its blob", "result", "UPDATE files SET size_bytes = 4 WHERE id = :result"),
     ("file unlike its blob", "result", "UPDATE files SET sha256 = '' WHERE id = :result"),
     (

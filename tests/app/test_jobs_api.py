@@ -4,7 +4,10 @@ import re
 from typing import Any
 
 import httpx
+import openai
 import pytest
+
+from app.ids import token
 
 JOBS = "/fine_tuning/jobs"
 
@@ -26,7 +29,7 @@ def test_everything_auto_is_resolved_and_shown(http: httpx.Client, training_file
     assert job["training"]["learning_rate"] == pytest.approx(2e-4)
     assert job["training"]["max_length"] == 256
     assert job["progress"] == {"step": 0, "total_steps": 15}
-    assert job["error"] == {}
+    assert job["error"] is None
 
 
 def test_the_old_top_level_hyperparameters_work(http: httpx.Client, training_file: str):
@@ -296,3 +299,57 @@ def test_another_tenants_job_cannot_be_held(
     job = submit(http, training_file).json()["id"]
 
     assert stranger.post(f"{JOBS}/{job}/{verb}").status_code == 404
+
+
+def test_jobs_are_found_by_their_metadata(client: openai.OpenAI, training_file: str):
+    team = token(8)
+    ids = [
+        client.fine_tuning.jobs.create(
+            model="tiny-llama", training_file=training_file, metadata=metadata
+        ).id
+        for metadata in ({"team": team, "run": "1"}, {"team": team, "run": "2"}, {"run": "1"})
+    ]
+
+    both = client.fine_tuning.jobs.list(metadata={"team": team})
+    one = client.fine_tuning.jobs.list(metadata={"team": team, "run": "1"})
+
+    assert [job.id for job in both] == [ids[1], ids[0]]
+    assert [job.id for job in one] == [ids[0]]
+    for job_id in ids:
+        client.fine_tuning.jobs.cancel(job_id)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"method": {"type": "dpo"}}, "method.type"),
+        ({"method": {"type": "reinforcement"}}, "method.type"),
+        ({"method": {"type": "supervised", "dpo": {"colour": 1}}}, "method.dpo.colour"),
+        ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations"),
+        ({"metadata": {"k": "x" * 513}}, "metadata.k"),
+    ],
+)
+def test_what_the_wire_knows_and_nobody_does_here_is_refused(
+    http: httpx.Client, training_file: str, fields: dict[str, Any], param: str
+):
+    body = {"model": "tiny-llama", "training_file": training_file} | fields
+
+    refused = http.post("/fine_tuning/jobs", json=body)
+
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+
+def test_a_method_may_come_with_what_the_others_would_need(http: httpx.Client, training_file: str):
+    grader = {"type": "string_check", "name": "x", "input": "a", "operation": "eq"}
+    method = {
+        "type": "supervised",
+        "supervised": {"hyperparameters": {"n_epochs": 2}},
+        "dpo": {"hyperparameters": {"beta": "auto"}},
+        "reinforcement": {"grader": grader | {"reference": "a"}},
+    }
+    body = {"model": "tiny-llama", "training_file": training_file, "method": method}
+
+    job = http.post("/fine_tuning/jobs", json=body).json()
+    http.post(f"/fine_tuning/jobs/{job['id']}/cancel")
+
+    assert job["method"]["type"] == "supervised" and job["hyperparameters"]["n_epochs"] == 2

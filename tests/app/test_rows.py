@@ -1,16 +1,28 @@
 """What a training file may hold, and how a mistake is told."""
 
+import gzip
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.files.rows import MAX_PROBLEMS, BadRow, RowChecker, check_row, parse_row
-from tests.factories import chat_row, jsonl
+from app.files.parse import MAX_DEPTH, BadRow, parse_exactly, parse_row
+from app.files.rows import BOM, MAX_LINE_BYTES, MAX_PROBLEMS, RowChecker, check_row
+from tests.conftest import SHARED
+from tests.factories import chat_row, jsonl, to_jsonl
 
 USER = {"role": "user", "content": "Hi"}
 ASSISTANT = {"role": "assistant", "content": "Hello"}
-CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+FUNCTION = {"name": "add", "arguments": "{}"}
+CALL = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"id": "1", "type": "function", "function": FUNCTION}],
+}
 TOOL = {"role": "tool", "content": "42", "tool_call_id": "1"}
 
 
@@ -148,10 +160,16 @@ def test_tool_calls_and_text_parts_are_good():
         (b'{"a": ' + b"9" * 5000 + b"}", "too large a number"),
         (rb'{"text": "\ud800"}', r"\\ud800 alone is half a character"),
         (rb'{"a": {"\uDC00 key": 1}}', r"\\udc00 alone is half a character"),
-        (b'{"a": 1, "a": 2}', "a key stands twice"),
+        (b'{"a": 1, "a": 2}', "the key 'a' stands twice"),
+        (rb'{"a": 1, "\u0061": 2}', "the key 'a' stands twice"),
+        (b'{"text": "x", "b": [{"c": 1, "c": 1}]}', "the key 'c' stands twice"),
         (b"[1]", "not a JSON object"),
-        (b"\xff\xfe", "not UTF-8"),
+        (b'{"text": "\xff\xfe"}', "not UTF-8 .byte 0xff at column 11"),
+        (b'{"text": "\xed\xa0\x80"}', "not UTF-8 .byte 0xed at column 11"),
+        (b'{"text": "a\0b"}', "a NUL byte at column 12"),
+        (b'{"text": "a"} and more', "not JSON .Extra data at column 15"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": ' * 10_000 + b"1" + b"}" * 10_000, "nested too deeply"),
     ],
 )
 def test_json_that_only_looks_right_is_refused(line: bytes, reason: str):
@@ -159,5 +177,185 @@ def test_json_that_only_looks_right_is_refused(line: bytes, reason: str):
         parse_row(line)
 
 
+@pytest.mark.parametrize("number", ["1e4", "3E-2", "0." + "3" * 30, "18446744073709551615"])
+def test_numbers_that_are_only_long_are_good(number: str):
+    assert parse_row(f'{{"text": "x", "a": {number}}}'.encode())["a"] == json.loads(number)
+
+
+@pytest.mark.parametrize("parse", [parse_row, parse_exactly])
+def test_the_depth_cap_is_the_same_on_both_paths(parse: Callable[[bytes], Any]):
+    def nested(depth: int) -> bytes:
+        return b'{"a": ' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+
+    assert parse(nested(MAX_DEPTH))
+    with pytest.raises(BadRow, match="nested too deeply, more than 200 levels"):
+        parse(nested(MAX_DEPTH + 1))
+
+
+JSON_TEXT = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**25), 10**25) | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+).map(lambda value: json.dumps(value).encode())
+PIECES = st.sampled_from(
+    [
+        *rb'{ } [ ] : , " a 1 -0 01 1. .5 1e400 9E9 NaN -Infinity true null "a": "a" /'.split(),
+        *[rb"\u0061", rb"\ud800", rb"\x", b"\xff", b"\0", b"\t", b"\r", b" ", b"\x0c", b"1" * 30],
+    ]
+)
+
+
+@given(st.one_of(JSON_TEXT, st.lists(PIECES, max_size=12).map(b"".join)))
+def test_the_fast_path_takes_what_the_exact_one_takes(text: bytes):
+    line = b'{"text": ' + text + b"}"
+
+    assert outcome(parse_row, line) == outcome(parse_exactly, line)
+
+
+def outcome(parse: Callable[[bytes], Any], line: bytes) -> str:
+    try:
+        return repr(parse(line))
+    except BadRow as problem:
+        return f"refused: {problem}"
+
+
 def test_a_row_is_read_as_it_is():
     assert parse_row(json.dumps(chat_row(3)).encode()) == chat_row(3)
+
+
+def test_a_line_over_the_cap_ends_the_check_with_its_number():
+    checker = RowChecker()
+    checker.feed(jsonl(10) + b'{"text": "')
+    for _ in range(MAX_LINE_BYTES >> 16):
+        assert not checker.given_up
+        checker.feed(b"a" * (1 << 16))
+
+    assert checker.given_up
+    checker.feed(b'"}\nnonsense\n')
+    assert checker.finish() == ["line 11: longer than 2 MiB; split the row, or shorten it"]
+
+
+def test_a_line_at_the_cap_is_good():
+    frame = len(b'{"text": ""}')
+    line = b'{"text": "' + b"a" * (MAX_LINE_BYTES - frame) + b'"}\n'
+    rows = to_jsonl([{"text": str(number)} for number in range(9)])
+
+    assert check(rows + line, piece=1 << 16).problems == []
+    assert "line 10: longer" in check(rows + b" " + line, piece=1 << 16).problems[0]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row():
+    assert check(BOM + jsonl(10)).problems == []
+    assert check(jsonl(10) + BOM + jsonl(1)).problems == [
+        "line 11: not JSON (Unexpected UTF-8 BOM (decode using utf-8-sig) at column 1)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ("\ufeff{}".encode("utf-16-le"), "UTF-16"),
+        (jsonl(10).decode().encode("utf-16-le"), "a NUL byte"),
+        (gzip.compress(jsonl(10)), r"compressed \(gzip\); send the plain file"),
+        (b"PK\x03\x04" + b"\0" * 30, r"compressed \(zip\)"),
+    ],
+)
+def test_what_is_no_text_is_named(data: bytes, reason: str):
+    assert re.match(f"line 1: .*{reason}", check(data).problems[0])
+
+
+def test_carriage_returns_end_no_line_of_their_own():
+    assert check(jsonl(10).replace(b"\n", b"\r\n")).rows == 10
+    assert check(jsonl(10).replace(b'"messages": ', b'"messages":\r')).rows == 10
+
+
+PREFERENCE = {
+    "input": {"messages": [USER]},
+    "preferred_output": [ASSISTANT],
+    "non_preferred_output": [ASSISTANT | {"content": "Go away"}],
+}
+
+
+def test_a_preference_is_known():
+    assert check_row(PREFERENCE) == "preference"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"input": "Hi"}, '"input" must be an object with "messages"'),
+        ({"input": {"messages": []}}, '"input.messages" must be a list that is not empty'),
+        ({"input": {"messages": [USER, ASSISTANT]}}, '"input" must not end with the assistant'),
+        ({"input": {"messages": [USER], "tools": [{}]}}, 'tool 1 needs a "function"'),
+        ({"preferred_output": "Hello"}, '"preferred_output" must be a list'),
+        ({"preferred_output": [USER]}, '"preferred_output" holds what the assistant says'),
+        ({"non_preferred_output": [CALL, TOOL]}, "must end with an assistant message"),
+        ({"non_preferred_output": []}, '"non_preferred_output" must be a list'),
+    ],
+)
+def test_a_bad_preference_says_what_is_wrong(change: dict[str, Any], reason: str):
+    with pytest.raises(BadRow, match=reason):
+        check_row(PREFERENCE | change)
+
+
+def test_a_preference_needs_both_outputs():
+    row = {key: value for key, value in PREFERENCE.items() if key != "non_preferred_output"}
+
+    with pytest.raises(BadRow, match='"non_preferred_output" is missing'):
+        check_row(row)
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        None,
+        [],
+        [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}],
+    ],
+)
+def test_tools_are_good(tools: Any):
+    row = {"messages": [USER, CALL, TOOL, ASSISTANT], "tools": tools, "parallel_tool_calls": False}
+
+    assert check_row(row) == "chat"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"tools": {}}, '"tools" must be a list'),
+        ({"tools": ["add"]}, "tool 1 must be an object"),
+        ({"tools": [{"type": "retrieval"}]}, "tool 1 must be an object of the type"),
+        ({"tools": [{"type": "function"}]}, 'tool 1 needs a "function" with a "name"'),
+        ({"tools": [{"function": {"name": "f", "parameters": 3}}]}, '"parameters" must be'),
+        ({"parallel_tool_calls": 1}, "must be true or false"),
+        ({"messages": [USER | {"tool_calls": CALL["tool_calls"]}, CALL]}, "only the assistant"),
+        ({"messages": [USER, CALL | {"tool_calls": "add"}]}, '"tool_calls" must be a list'),
+        ({"messages": [USER, CALL | {"tool_calls": ["add"]}]}, "a tool call is an object"),
+        ({"messages": [USER, CALL | {"tool_calls": [{"id": "1"}]}]}, 'needs a "function"'),
+        ({"messages": [USER, CALL | {"tool_calls": [{"id": 1}]}]}, 'a tool call: "id" must'),
+        (
+            {"messages": [USER, ASSISTANT | {"function_call": {"name": "f", "arguments": 3}}]},
+            '"arguments" of a call',
+        ),
+        ({"messages": [USER, CALL, TOOL | {"tool_call_id": 1}, ASSISTANT]}, "must be a string"),
+        ({"messages": [USER, CALL, TOOL | {"tool_call_id": "2"}, ASSISTANT]}, "has the id '2'"),
+        ({"messages": [USER, ASSISTANT | {"weight": True}]}, '"weight" is 0 or 1'),
+    ],
+)
+def test_bad_tools_say_what_is_wrong(change: dict[str, Any], reason: str):
+    with pytest.raises(BadRow, match=reason):
+        check_row({"messages": [USER, ASSISTANT]} | change)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "row_format"),
+    [
+        ("tool_calls/train_200.chat.jsonl", "chat"),
+        ("preference/train_200.pref.jsonl", "preference"),
+        ("gsm8k/test_100.chat.jsonl", "chat"),
+    ],
+)
+def test_published_files_are_good(name: str, row_format: str):
+    checker = check((SHARED / "data" / name).read_bytes(), piece=1 << 16)
+
+    assert (checker.problems, checker.format) == ([], row_format)

@@ -1,16 +1,19 @@
 """An organization looks after itself: its keys, what was changed, what it used."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
+from app.db import connected
 from app.ids import token
 from app.keys.service import Scope
 from app.settings import ApiSettings
+from tests.app import records
 from tests.app.records import run_now
-from tests.app.route_table import Route, closed_routes
+from tests.app.route_table import Route, changing_routes
 from tests.app.test_cli import basin
 from tests.app.test_jobs_api import JOBS, submit
 from tests.conftest import Api, environment
@@ -22,10 +25,19 @@ KEYS, AUDIT, USAGE = "/organization/keys", "/organization/audit_logs", "/organiz
 ACTIONS = {
     "POST /v1/files": "file.uploaded",
     "DELETE /v1/files/{file_id}": "file.deleted",
+    "POST /v1/uploads": "upload.created",
+    "POST /v1/uploads/{upload_id}/parts": "upload.part_added",
+    "POST /v1/uploads/{upload_id}/complete": "upload.completed",
+    "POST /v1/uploads/{upload_id}/cancel": "upload.cancelled",
     "POST /v1/fine_tuning/jobs": "job.created",
     "POST /v1/fine_tuning/jobs/{job_id}/cancel": "job.cancelled",
     "POST /v1/fine_tuning/jobs/{job_id}/pause": "job.paused",
     "POST /v1/fine_tuning/jobs/{job_id}/resume": "job.resumed",
+    "POST /v1/fine_tuning/checkpoints/{checkpoint:path}/permissions": "permission.created",
+    "DELETE /v1/fine_tuning/checkpoints/{checkpoint:path}/permissions/{permission_id}": (
+        "permission.deleted"
+    ),
+    "DELETE /v1/models/{model:path}": "model.deleted",
     "POST /v1/organization/keys": "key.created",
     "POST /v1/organization/keys/{key_id}/rotate": "key.rotated",
     "DELETE /v1/organization/keys/{key_id}": "key.revoked",
@@ -53,27 +65,63 @@ def upload(http: httpx.Client) -> str:
     return http.post("/files", files=file, data={"purpose": "fine-tune"}).json()["id"]
 
 
-def change_everything(http: httpx.Client) -> dict[str, str]:
-    """Do once what each route in ACTIONS does; return what it was done to."""
+def change_everything(api: Api, http: httpx.Client) -> list[tuple[str, str]]:
+    """Do what each route in ACTIONS does; return each action and what it was done to."""
     file_id = upload(http)
-    job_id = submit(http, file_id).json()["id"]
+    job = submit(http, file_id).json()
+    job_id = job["id"]
     for verb in ("pause", "resume", "cancel"):
         http.post(f"{JOBS}/{job_id}/{verb}")
     http.delete(f"/files/{file_id}")
     key_id = http.post(KEYS, json={"name": "laptop"}).json()["id"]
     http.post(f"{KEYS}/{key_id}/rotate")
     http.delete(f"{KEYS}/{key_id}")
-    targets = {"file": file_id, "job": job_id, "key": key_id}
-    return {action: targets[action.partition(".")[0]] for action in ACTIONS.values()}
+    told = [("file.uploaded", file_id), ("job.created", job_id)]
+    told += [(f"job.{verb}", job_id) for verb in ("paused", "resumed", "cancelled")]
+    told += [("file.deleted", file_id)]
+    told += [(f"key.{verb}", key_id) for verb in ("created", "rotated", "revoked")]
+    return told + change_a_model(api, http, job) + change_uploads(http)
+
+
+def change_a_model(api: Api, http: httpx.Client, job: dict) -> list[tuple[str, str]]:
+    """Share a model of the job's, share it no longer, and delete it."""
+    model = f"ft:tiny-llama:{job['id'][-8:]}"
+    asyncio.run(leave_checkpoint(api, job, model))
+    shared = f"/fine_tuning/checkpoints/{model}/permissions"
+    body = {"project_ids": [job["organization_id"]]}
+    permission_id = http.post(shared, json=body).json()["data"][0]["id"]
+    http.delete(f"{shared}/{permission_id}")
+    http.delete(f"/models/{model}")
+    told = [(f"permission.{verb}", permission_id) for verb in ("created", "deleted")]
+    return [*told, ("model.deleted", model)]
+
+
+async def leave_checkpoint(api: Api, job: dict, model: str) -> None:
+    async with connected(api.settings.database_url) as db:
+        blob = await records.ready_blob(db, job["organization_id"], b"an adapter")
+        await records.make_checkpoint(db, job["id"], blob.blob_id, model=model)
+
+
+def change_uploads(http: httpx.Client) -> list[tuple[str, str]]:
+    """Complete an upload, and cancel another one."""
+    data = jsonl(10)
+    about = {"filename": "a.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune"}
+    whole, left = (
+        http.post("/uploads", json=about | {"bytes": len(data)}).json()["id"] for _ in range(2)
+    )
+    part_id = http.post(f"/uploads/{whole}/parts", files={"data": data}).json()["id"]
+    completed = http.post(f"/uploads/{whole}/complete", json={"part_ids": [part_id]}).json()
+    http.post(f"/uploads/{left}/cancel")
+    told = [("upload.created", whole), ("upload.created", left), ("upload.cancelled", left)]
+    told += [("upload.part_added", whole), ("upload.completed", whole)]
+    return [*told, ("file.uploaded", completed["file"]["id"])]
 
 
 def logs(http: httpx.Client, **params: str | int | list[str]) -> list[dict]:
     return http.get(AUDIT, params={"limit": 100} | params).json()["data"]
 
 
-@pytest.mark.parametrize(
-    "route", [each for each in closed_routes() if each.method not in ("GET", "HEAD")], ids=str
-)
+@pytest.mark.parametrize("route", changing_routes(), ids=str)
 def test_every_route_that_changes_something_has_an_action(route: Route):
     assert str(route) in ACTIONS, (
         f"{route} changes something: write it down with audit.record, put its action into ACTIONS"
@@ -81,13 +129,15 @@ def test_every_route_that_changes_something_has_an_action(route: Route):
     )
 
 
-def test_every_change_is_written_down_with_who_did_it_to_what(admin: httpx.Client, key: str):
-    targets = change_everything(admin)
+def test_every_change_is_written_down_with_who_did_it_to_what(
+    api: Api, admin: httpx.Client, key: str
+):
+    changes = change_everything(api, admin)
 
     told = [each for each in logs(admin) if each["actor"]["type"] == "api_key"]
 
-    assert {each["type"]: each["target"] for each in told} == targets
-    assert len(told) == len(ACTIONS)
+    assert sorted((each["type"], each["target"]) for each in told) == sorted(changes)
+    assert {action for action, _ in changes} == set(ACTIONS.values())
     for each in told:
         assert each["object"] == "organization.audit_log" and each["effective_at"] > 0
         assert each["actor"]["api_key"] == {"id": key[3:15]}
@@ -120,8 +170,21 @@ def test_a_refused_change_is_not_written_down(admin: httpx.Client):
     assert told == [("job.created", job_id), ("file.uploaded", file_id)]
 
 
-def test_the_log_is_paged_and_filtered(admin: httpx.Client):
-    change_everything(admin)
+def test_a_request_that_is_sent_again_is_written_down_once(admin: httpx.Client):
+    file_id = upload(admin)
+    body = {"model": "tiny-llama", "training_file": file_id}
+
+    made = [
+        admin.post(JOBS, json=body, headers={"Idempotency-Key": "once"}).json()["id"]
+        for _ in range(2)
+    ]
+
+    assert [each["target"] for each in logs(admin, action="job.created")] == [made[0]]
+    assert made[0] == made[1]
+
+
+def test_the_log_is_paged_and_filtered(api: Api, admin: httpx.Client):
+    change_everything(api, admin)
 
     whole = [each["id"] for each in logs(admin)]
     first = admin.get(AUDIT, params={"limit": 4}).json()

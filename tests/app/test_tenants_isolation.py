@@ -1,7 +1,9 @@
 """Nobody reaches what belongs to another organization, by any route there is."""
 
 import asyncio
+import io
 import json
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +26,13 @@ ENVELOPE = {"message", "type", "param", "code"}
 CANARY = "canary"  # stands in all that the other organization wrote
 
 # What a route with a required body is sent, by its method and path.
-BODIES: dict[str, Any] = {}
+PERMISSIONS = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"
+BODIES: dict[str, Any] = {
+    "POST /v1/uploads/{upload_id}/complete": {"part_ids": []},
+    f"POST {PERMISSIONS}": {"project_ids": ["org-nobody"]},
+}
+# What a route that takes bytes is sent.
+UPLOADED: dict[str, Any] = {"POST /v1/uploads/{upload_id}/parts": {"data": b"ours"}}
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,10 @@ def test_a_foreign_id_is_a_404_that_tells_nothing_and_changes_nothing(
     before = snapshot(api, theirs)
 
     answer = nosy.request(
-        route.method, api.url + route.at(ids_for(route, theirs)), json=BODIES.get(str(route))
+        route.method,
+        api.url + route.at(ids_for(route, theirs)),
+        json=BODIES.get(str(route)),
+        files=UPLOADED.get(str(route)),
     )
 
     assert answer.status_code != 400 or "issing" not in answer.text, (
@@ -72,7 +83,8 @@ def test_a_foreign_id_is_a_404_that_tells_nothing_and_changes_nothing(
     if route.method != "HEAD":
         assert set(answer.json()["error"]) == ENVELOPE
     assert not traces(answer, theirs)
-    assert before["jobs"] and before["files"] and snapshot(api, theirs) == before
+    assert before["jobs"] and before["files"] and before["upload_parts"]
+    assert snapshot(api, theirs) == before
 
 
 @pytest.mark.parametrize("route", LISTS, ids=str)
@@ -130,13 +142,23 @@ def make_theirs(api: Api) -> Theirs:
         upload = {"file": (f"{CANARY}.jsonl", jsonl(10))}
         file_id = owner.post("/files", files=upload, data={"purpose": "fine-tune"}).json()["id"]
         job = submit(owner, file_id, suffix=CANARY, metadata={CANARY: CANARY}).json()
-    model = f"ft:tiny-llama:{CANARY}:{job['id'][-8:]}"
-    checkpoint_id = asyncio.run(succeed(api, job, model))
+        model = f"ft:tiny-llama:{CANARY}:{job['id'][-8:]}"
+        checkpoint_id = asyncio.run(succeed(api, job, model))
+        partner_id = asyncio.run(make_partner(api))
+        path = PERMISSIONS.replace("{checkpoint:path}", model)
+        shared = owner.post(api.url + path, json={"project_ids": [partner_id]}).json()
+        about = {"filename": f"{CANARY}.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune"}
+        upload_id = owner.post("/uploads", json=about | {"bytes": 6}).json()["id"]
+        owner.post(f"/uploads/{upload_id}/parts", files={"data": CANARY.encode()})
     ids = {
         "job_id": job["id"],
         "file_id": file_id,
         "checkpoint_id": checkpoint_id,
+        "name": f"{CANARY}.bin",
         "model": model,
+        "checkpoint": model,
+        "permission_id": shared["data"][0]["id"],
+        "upload_id": upload_id,
         "key_id": key[3:15],
     }
     return Theirs(job["organization_id"], ids)
@@ -146,7 +168,7 @@ async def succeed(api: Api, job: dict[str, Any], model: str) -> str:
     """Leave what a run leaves; return the checkpoint's id."""
     job_id, organization_id = job["id"], job["organization_id"]
     async with connected(api.settings.database_url) as db:
-        adapter = await records.ready_blob(db, organization_id, CANARY.encode())
+        adapter = await records.ready_blob(db, organization_id, archive_of(f"{CANARY}.bin"))
         kept = await records.ready_blob(db, organization_id, CANARY.encode())
         async with db.transaction() as tx:
             tx.add(LogChunk(job_id=job_id, attempt=1, text=CANARY))
@@ -155,6 +177,21 @@ async def succeed(api: Api, job: dict[str, Any], model: str) -> str:
             done = update(Job).where(Job.id == job_id)
             await tx.execute(done.values(status=JobStatus.SUCCEEDED, **values))
         return await records.make_checkpoint(db, job_id, kept.blob_id)
+
+
+def archive_of(name: str) -> bytes:
+    """A tar of one file."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = len(CANARY)
+        tar.addfile(member, io.BytesIO(CANARY.encode()))
+    return packed.getvalue()
+
+
+async def make_partner(api: Api) -> str:
+    async with connected(api.settings.database_url) as db:
+        return await records.make_organization(db)
 
 
 def snapshot(api: Api, theirs: Theirs) -> dict[str, list[str]]:
@@ -174,12 +211,15 @@ def queries() -> dict[str, str]:
     """How the rows of one organization are read out of each table."""
     own = "organization_id = :org"
     of_job = "job_id IN (SELECT id FROM jobs WHERE organization_id = :org)"
+    of_upload = "upload_id IN (SELECT id FROM uploads WHERE organization_id = :org)"
     found = {"organizations": "id = :org"}
     for table in Base.metadata.tables.values():
         if "organization_id" in table.columns:
             found[table.name] = own
         elif "job_id" in table.columns:
             found[table.name] = of_job
+        elif "upload_id" in table.columns:
+            found[table.name] = of_upload
     return {
         name: f"SELECT row_to_json(t)::text FROM {name} t WHERE {which} ORDER BY 1"
         for name, which in found.items()

@@ -190,6 +190,29 @@ def test_a_large_upload_is_refused_by_its_declared_length(
     assert refusal(refused) and run_now(settings, blobs, org=org) == 0
 
 
+def test_an_upload_in_parts_needs_room_for_its_bytes_once(
+    settings: ApiSettings, http: httpx.Client, org: str
+):
+    http.get("/models")
+    data = jsonl(200)
+    limit(settings, org, max_stored_bytes=len(data))
+
+    opened = announce(http, len(data)).json()["id"]
+    part_id = http.post(f"/uploads/{opened}/parts", files={"data": data}).json()["id"]
+    more = http.post(f"/uploads/{opened}/parts", files={"data": data})
+    another = announce(http, 1)
+    completed = http.post(f"/uploads/{opened}/complete", json={"part_ids": [part_id]})
+
+    assert "delete files first" in refusal(more) and "delete files first" in refusal(another)
+    assert completed.json()["status"] == "completed", completed.text
+    assert http.get("/organization/usage").json()["stored_bytes"] == len(data)
+
+
+def announce(http: httpx.Client, size: int) -> httpx.Response:
+    about = {"filename": "a.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune"}
+    return http.post("/uploads", json=about | {"bytes": size})
+
+
 def test_without_limits_there_are_none(http: httpx.Client):
     shown = http.get("/organization/limits").json()
 

@@ -27,8 +27,8 @@ from app.embedded import Server, Services, run_services, start_postgres, start_r
 from app.keys import service as keys
 from app.settings import inherited_environment
 from app.up import LEAN_MALLOC
-from tests.conftest import answers, free_port, wait_until
 from tests.factories import PEPPER, jsonl
+from tests.waiting import answers, free_port, wait_until
 
 OVER = ("succeeded", "failed", "cancelled")
 JOBS = "/fine_tuning/jobs"

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from app import migrate
+from app.embedded import Services
+from app.ids import token
+from tests.app.conftest import administer, url_of
 from tests.chaos.cluster import Cluster, running
 from tests.chaos.invariants import BODY
 
@@ -25,7 +29,7 @@ def undisturbed(cluster: Cluster) -> str:
     return cluster.weights(job_id)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def no_workers_between(cluster: Cluster) -> Iterator[None]:
     """Every test starts the workers it needs."""
     yield
@@ -34,3 +38,13 @@ def no_workers_between(cluster: Cluster) -> Iterator[None]:
             cluster.kill_worker(worker)
     cluster.sql("UPDATE jobs SET status = 'cancelled' WHERE status IN ('queued', 'running')")
     cluster.sql("UPDATE attempts SET ended_at = now() WHERE ended_at IS NULL")
+
+
+@pytest.fixture(scope="module")
+def own_url(services: Services) -> Iterator[str]:
+    """A database that nobody else writes to."""
+    name = f"states-{token(8)}"
+    administer(services, "CREATE DATABASE {}", name)
+    migrate.upgrade(url_of(services, name))
+    yield url_of(services, name)
+    administer(services, "DROP DATABASE {} WITH (FORCE)", name)

@@ -14,11 +14,11 @@ import pytest
 from app.broker import Bell, make_celery
 from tests.chaos.cluster import Cluster, Worker, freeze, kill, thaw, within
 from tests.chaos.invariants import BODY, STEPS, assert_all_is_well
-from tests.conftest import wait_until
+from tests.waiting import wait_until
 from worker.rundir import RunDir
 
 slow = pytest.mark.slow
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("no_workers_between")]
 
 
 def run_dir(worker: Worker, job_id: str) -> RunDir | None:

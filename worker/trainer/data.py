@@ -128,13 +128,13 @@ def encode_row(row: Row, tokenizer: Any) -> tuple[list[int], list[int]]:
     bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
     if "messages" in row:
         text, spans = render_chat(row, tokenizer)
-    elif "text" in row:
-        text = bos + row["text"] + eos
-        spans = [(0, len(text))]
-    else:
+    elif "prompt" in row and "completion" in row:
         prompt = bos + row["prompt"]
         text = prompt + row["completion"] + eos
         spans = [(len(prompt), len(text))]
+    else:
+        text = bos + row["text"] + eos
+        spans = [(0, len(text))]
     return encode_text(text, spans, tokenizer)
 
 
@@ -226,7 +226,8 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 def numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield the rows with their lines, 1 for the first."""
-    with path.open(encoding="utf-8") as file:
+    # As the upload's check takes lines: a byte order mark may begin the file, \n alone ends a line.
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield number, json.loads(line)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.factories import chat_row, to_jsonl
-from worker.trainer.data import IGNORED, encode_file, encode_row
+from worker.trainer.data import IGNORED, encode_file, encode_row, read_rows
 from worker.trainer.faults import RunError
 
 QWEN_LIKE = """\
@@ -162,3 +162,12 @@ def test_a_row_that_the_template_refuses_is_named_by_its_line(tokenizer: Any, tm
     assert (caught.value.code, caught.value.param) == ("bad_row", "training_file")
     assert "Line 3 of the training file" in caught.value.message
     assert "roles must alternate" in caught.value.message
+
+
+def test_rows_are_read_as_the_upload_took_them(tmp_path: Path):
+    rows = [{"text": "a\u2028b\x85c"}, {"text": "d"}]
+    file = tmp_path / "train.jsonl"
+    text = to_jsonl(rows).replace(b'{"text": "d"', b'{\r"text":\r"d"').replace(b"\n", b"\r\n")
+    file.write_bytes(b"\xef\xbb\xbf" + text)
+
+    assert list(read_rows(file)) == rows

@@ -1,0 +1,166 @@
+"""One line → one JSON object, without what JSON lets through and training must not see."""
+
+import json
+import math
+from typing import Any
+
+from jiter import from_json
+
+Row = dict[str, Any]
+
+MAX_DEPTH = 200  # jiter stops at 201
+MAX_DIGITS = 20
+SMALL = 10**15
+
+_DIGITS_AND_E = bytes.maketrans(b"123456789E", b"000000000e")
+_EXPONENT, _LONG = b"0e", b"0" * (MAX_DIGITS + 1)
+
+MAGIC = {
+    b"\x1f\x8b": "compressed (gzip); send the plain file",
+    b"PK\x03\x04": "compressed (zip); send the plain file",
+    b"BZh": "compressed (bzip2); send the plain file",
+    b"\xfd7zXZ": "compressed (xz); send the plain file",
+    b"(\xb5/\xfd": "compressed (zstd); send the plain file",
+    b"PAR1": "a Parquet file; send JSON Lines",
+    b"\xff\xfe": "UTF-16, not UTF-8; save the file as UTF-8",
+    b"\xfe\xff": "UTF-16, not UTF-8; save the file as UTF-8",
+}
+
+
+class BadRow(ValueError):
+    """Why a row cannot be trained on."""
+
+
+def parse_row(line: bytes) -> Row:
+    """Read one line as a JSON object.
+
+    Raises:
+        BadRow: not UTF-8, not JSON, not an object, a number that is not finite, half a character,
+            a key that stands twice, or nested deeper than 200.
+    """
+    try:
+        row = from_json(line, allow_inf_nan=False, catch_duplicate_keys=True)
+    except ValueError:
+        return parse_exactly(line)
+    if type(row) is not dict:
+        raise BadRow("not a JSON object")
+    if not _is_plain(row) and _is_suspicious(line):
+        del row  # not held twice: a line of 2 MiB may be 60 MiB of objects
+        return parse_exactly(line)
+    return row
+
+
+def parse_exactly(line: bytes) -> Row:
+    """Read one line slowly, to say what is wrong with it.
+
+    Raises:
+        BadRow: as `parse_row`.
+    """
+    try:
+        row = json.loads(
+            line.decode(),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_integer,
+            object_pairs_hook=_no_duplicates,
+        )
+    except UnicodeDecodeError as error:
+        raise BadRow(
+            f"not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1})"
+        ) from None
+    except json.JSONDecodeError as error:
+        if b"\0" in line:
+            raise BadRow(f"a NUL byte at column {line.index(0) + 1}; is it UTF-16?") from None
+        raise BadRow(f"not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise BadRow(_TOO_DEEP) from None
+    if not isinstance(row, dict):
+        raise BadRow("not a JSON object")
+    if _is_deep(row):
+        raise BadRow(_TOO_DEEP)
+    if b"\\u" in line:
+        _refuse_half_characters(row)
+    return row
+
+
+def foreign(start: bytes) -> str | None:
+    """Say what a file is that begins so and is no text in UTF-8."""
+    return next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)
+
+
+def _is_plain(row: Row) -> bool:
+    """Return whether a row holds text and small integers alone, or lists of objects of text."""
+    for value in row.values():
+        kind = type(value)
+        if kind is list:
+            for item in value:
+                if type(item) is not dict:
+                    return False
+                for inner in item.values():
+                    if type(inner) is not str:
+                        return False
+        elif kind is not str and not (kind is int and -SMALL < value < SMALL):
+            return False
+    return True
+
+
+def _is_suspicious(line: bytes) -> bool:
+    """Return whether a line may hold what jiter reads and we refuse, be it only inside a string.
+
+    jiter reads 1e400 as infinity, integers of any length, and one level more.
+    """
+    if line.count(b"[") + line.count(b"{") > MAX_DEPTH:
+        return True
+    numbers = line.translate(_DIGITS_AND_E)
+    return _EXPONENT in numbers or _LONG in numbers
+
+
+_TOO_DEEP = f"nested too deeply, more than {MAX_DEPTH} levels"
+
+
+def _is_deep(row: Row) -> bool:
+    level: list[Any] = [row]
+    for _ in range(MAX_DEPTH):
+        inner = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [child for values in inner for child in values if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _refuse_constant(name: str) -> None:
+    raise BadRow(f"{name} is not JSON")
+
+
+def _finite(number: str) -> float:
+    if math.isinf(value := float(number)):
+        raise BadRow(f"{_start(number)} is too large a number")
+    return value
+
+
+def _integer(number: str) -> int:
+    if len(number) > MAX_DIGITS:
+        raise BadRow(f"{_start(number)} is too large a number")
+    return int(number)
+
+
+def _start(number: str) -> str:
+    return number if len(number) <= MAX_DIGITS else number[:MAX_DIGITS] + "…"
+
+
+def _refuse_half_characters(row: Row) -> None:
+    """An escape such as \\ud800 alone is half of a surrogate pair: no text that UTF-8 can hold."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise BadRow(f"{half} alone is half a character") from None
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]  # adds
+        raise BadRow(f"the key {twice[:40]!a} stands twice in one object")
+    return row

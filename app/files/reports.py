@@ -1,0 +1,113 @@
+"""Reports on files: made when they are first asked for, off the event loop, and kept."""
+
+import asyncio
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app import blobs
+from app.blobs import BlobGone
+from app.db import Database
+from app.errors import InvalidRequest, NotFound
+from app.files import service as files
+from app.files.report import Survey, report
+from app.models.catalog import BaseModel
+from app.tables import File, FileReport, Json
+
+AT_ONCE = asyncio.Semaphore(1)  # a report takes a core and about 120 MiB
+
+
+async def get(
+    db: Database,
+    organization_id: str,
+    file_id: str,
+    *,
+    base: BaseModel | None,
+    validation_file: str | None,
+) -> Json:
+    """Return the report on a training file, for a base model and beside a validation file.
+
+    Raises:
+        NotFound: no such file, or another tenant's.
+        InvalidRequest: a file without rows to report on.
+    """
+    async with db.transaction() as tx:
+        train = await _training_file(tx, organization_id, file_id)
+        valid = None
+        if validation_file:
+            param = "validation_file"
+            valid = await _training_file(tx, organization_id, validation_file, param=param)
+        kept = await _kept(tx, train, valid, base)
+    if kept is not None:
+        return kept
+    async with AT_ONCE:
+        async with db.transaction() as tx:
+            kept = await _kept(tx, train, valid, base)  # by who was before
+        if kept is not None:
+            return kept
+        try:
+            made = await _make(db, train, valid, base)
+        except BlobGone as error:
+            raise NotFound(f"{file_id} was deleted while it was read.") from error
+        async with db.transaction() as tx:
+            await _keep(tx, made, train, valid, base)
+    return made
+
+
+async def _training_file(
+    tx: AsyncSession, organization_id: str, file_id: str, *, param: str | None = None
+) -> File:
+    file = await files.get(tx, organization_id, file_id, param=param)
+    if file.rows is None:
+        raise InvalidRequest(
+            f"{file_id} was uploaded for {file.purpose!r}: there are reports on files uploaded as"
+            f" {files.TRAINING_PURPOSE!r} alone.",
+            param=param,
+        )
+    return file
+
+
+async def _make(db: Database, train: File, valid: File | None, base: BaseModel | None) -> Json:
+    beside = None
+    if valid is not None:
+        beside = await asyncio.to_thread(Survey, base, rows=valid.rows or 0)
+        await _read(db, valid, beside)
+    survey = await asyncio.to_thread(Survey, base, rows=train.rows or 0, validation=beside)
+    await _read(db, train, survey)
+    return await asyncio.to_thread(report, survey)
+
+
+async def _read(db: Database, file: File, survey: Survey) -> None:
+    async for data in blobs.read(db, file.blob_id):
+        await asyncio.to_thread(survey.feed, data)
+    await asyncio.to_thread(survey.finish)
+
+
+async def _kept(
+    tx: AsyncSession, train: File, valid: File | None, base: BaseModel | None
+) -> Json | None:
+    """Return a report made before, unless the base is newer."""
+    found = await tx.get(FileReport, _key(train, valid, base))
+    if found is None or (base and found.created_at.timestamp() < base.created_at):
+        return None
+    return found.report
+
+
+async def _keep(
+    tx: AsyncSession, made: Json, train: File, valid: File | None, base: BaseModel | None
+) -> None:
+    there = select(File.id).where(File.id == train.id).with_for_update(read=True, key_share=True)
+    if await tx.scalar(there) is None:
+        return
+    file_id, model, validation_file_id = _key(train, valid, base)
+    fresh = insert(FileReport).values(
+        file_id=file_id, model=model, validation_file_id=validation_file_id, report=made
+    )
+    changes = {"report": fresh.excluded.report, "created_at": fresh.excluded.created_at}
+    key = ["file_id", "model", "validation_file_id"]
+    await tx.execute(fresh.on_conflict_do_update(index_elements=key, set_=changes))
+
+
+def _key(train: File, valid: File | None, base: BaseModel | None) -> tuple[str, str, str]:
+    return train.id, base.name if base else "", valid.id if valid else ""

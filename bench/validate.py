@@ -1,0 +1,180 @@
+"""How fast training files are checked, and in how much memory: the file is made on the fly."""
+
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.files.rows import RowChecker
+
+PIECE_BYTES = 64 << 10  # what the server reads at once
+BLOCK_BYTES = 256 << 10
+MARK = b"@@@@@@"  # stands for the number of the block, which makes every row another one
+WORDS = ("the", "model", "learns", "what", "an", "answer", "looks", "like", "from", "examples")
+ONE_LINE = "one line"
+KINDS = ("chat", "short", "tools", "unicode", "preference", "long")
+
+Check = Callable[[Iterator[bytes]], int]
+
+
+def main(
+    megabytes: Annotated[int, typer.Option(help="Size of each file, in MB.")] = 512,
+    kind: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(KINDS)}.")] = None,
+    child: Annotated[str, typer.Option(hidden=True)] = "",
+) -> None:
+    """Check a file of each kind in a process of its own; print speed and memory.
+
+    Speed is bytes per second of the check's CPU time, one thread; memory is what the peak rises
+    above the process at rest. json is a loop that splits lines and calls json.loads, no more.
+    """
+    if child:
+        print(json.dumps(measure(child, (kind or ["chat"])[0], megabytes * 10**6)))
+        return
+    table = Table(title=f"{megabytes} MB each")
+    for column in ("rows", "bytes a row", "check, MB/s", "json, MB/s", "ratio", "check, MiB"):
+        table.add_column(column, justify="left" if column == "rows" else "right")
+    for name in kind or KINDS:
+        ours = _in_child("check", name, megabytes)
+        plain = _in_child("json", name, max(megabytes // 8, 1))
+        table.add_row(
+            name,
+            f"{ours['bytes'] / ours['rows']:,.0f}",
+            f"{ours['mb_s']:.0f}",
+            f"{plain['mb_s']:.0f}",
+            f"{ours['mb_s'] / plain['mb_s']:.2f}",
+            f"{ours['mib']:.1f}",
+        )
+    line = _in_child("check", ONE_LINE, megabytes)
+    table.add_row(ONE_LINE, f"{line['bytes']:,.0f}", "refused", "", "", f"{line['mib']:.1f}")
+    Console().print(table)
+
+
+def measure(how: str, kind: str, size: int) -> dict[str, float]:
+    """Run one check over about `size` bytes; CPU time of the check alone."""
+    pieces = made(kind, size)
+    spent = 0.0
+    total = rows = 0
+    feed, done = (_checking if how == "check" else _loading)()
+    feed(b"")
+    before = _peak_mib()
+    for piece in pieces:
+        began = time.process_time()
+        feed(piece)
+        spent += time.process_time() - began
+        total += len(piece)
+    rows = done()
+    return {
+        "bytes": total,
+        "rows": rows,
+        "mb_s": total / 1e6 / spent,
+        "mib": _peak_mib() - before,
+    }
+
+
+def _checking() -> tuple[Callable[[bytes], None], Callable[[], int]]:
+    checker = RowChecker()
+
+    def done() -> int:
+        problems = checker.finish()
+        assert not problems or checker.given_up, problems
+        return checker.rows
+
+    return checker.feed, done
+
+
+def _loading() -> tuple[Callable[[bytes], None], Callable[[], int]]:
+    partial, rows = b"", 0
+
+    def feed(data: bytes) -> None:
+        nonlocal partial, rows
+        *lines, partial = (partial + data).split(b"\n")
+        for line in lines:
+            json.loads(line)
+            rows += 1
+
+    return feed, lambda: rows
+
+
+def made(kind: str, size: int) -> Iterator[bytes]:
+    """Yield a file in pieces as they come from a socket; numbered blocks of the same rows."""
+    if kind == ONE_LINE:
+        yield from [b'{"text": "', *[b"a" * PIECE_BYTES] * (size // PIECE_BYTES)]
+        return
+    draw = random.Random(0)
+    block = b""
+    while len(block) < BLOCK_BYTES:
+        block += _line(kind, block.count(b"\n"), draw)
+    sent, blocks, held = 0, 0, b""
+    while sent < size:
+        held += block.replace(MARK, b"%06d" % blocks)
+        blocks += 1
+        while len(held) >= PIECE_BYTES:
+            yield held[:PIECE_BYTES]
+            held = held[PIECE_BYTES:]
+            sent += PIECE_BYTES
+    yield held[: held.rfind(b"\n") + 1]
+
+
+def _line(kind: str, number: int, draw: random.Random) -> bytes:
+    def text(words: int) -> str:
+        return " ".join(draw.choices(WORDS, k=words))
+
+    question = {"role": "user", "content": f"{number} @@@@@@: {text(40)}?"}
+    answer = {"role": "assistant", "content": text(60)}
+    rows = {
+        "chat": lambda: {"messages": [question, answer]},
+        "short": lambda: {"text": f"{number} @@@@@@ {text(4)}", "label": number % 2},
+        "tools": lambda: {"messages": [question, *_called(number), answer], "tools": [_TOOL]},
+        "unicode": lambda: {"messages": [question, answer | {"content": "é – „Straße“ 😀 " * 20}]},
+        "preference": lambda: {
+            "input": {"messages": [question]},
+            "preferred_output": [answer],
+            "non_preferred_output": [answer | {"content": text(50)}],
+        },
+        "long": lambda: {"prompt": f"@@@@@@ {text(4000)}", "completion": text(4000)},
+    }
+    return json.dumps(rows[kind](), ensure_ascii=number % 2 == 0).encode() + b"\n"
+
+
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Add two numbers.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "number"}}},
+    },
+}
+
+
+def _called(number: int) -> list[dict[str, object]]:
+    function = {"name": "add", "arguments": json.dumps({"a": number, "b": 2})}
+    call = {"id": f"call_{number}", "type": "function", "function": function}
+    return [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": str(number + 2)},
+    ]
+
+
+def _in_child(how: str, kind: str, megabytes: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "bench.validate", "--child", how, "--kind", kind]
+    done = subprocess.run(
+        [*command, "--megabytes", str(megabytes)], capture_output=True, text=True, check=True
+    )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    typer.run(main)
