@@ -30,10 +30,10 @@ TASKS: dict[str, tuple[str, ...]] = {
     "qnli": ("question", "sentence"),
     "rte": ("sentence1", "sentence2"),
 }
-TRAIN, HELD_OUT = 384, 200
-BATCH, LENGTH, RANK = 16, 64, 8
+TRAIN, HELD_OUT = 1600, 400
+BATCH, LENGTH, RANK = 32, 96, 8
 RATE, FULL_RATE = 1e-3, 1e-4  # of adapters, of whole models
-EVALUATE_EVERY = 24
+EVALUATE_EVERY = 50
 SPLIT_SEED = 0
 HEADER = """\
 # GLUE at small scale

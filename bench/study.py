@@ -70,6 +70,16 @@ METHODS = (
 )
 
 
+# What else MGPO could be by default, to be compared with the second of METHODS.
+VARIANTS = (
+    Method("LoRA-MGPO, ρ 0.02", perturbation=mgpo(rho=0.02)),
+    Method("LoRA-MGPO, ρ 0.1", perturbation=mgpo(rho=0.1)),
+    Method("LoRA-MGPO, ρ 0.2", perturbation=mgpo(rho=0.2)),
+    Method("LoRA-MGPO, global norm", perturbation=mgpo(norm="global")),
+    Method("LoRA-MGPO, from a quarter on", perturbation=mgpo(start_step=10)),
+)
+
+
 @dataclass(frozen=True)
 class Trial:
     """What one process trains; `full` has no rank."""
@@ -185,7 +195,7 @@ def _child(pipe: Any, trial: Trial, material: Callable[[], Material]) -> None:
 
 def train(trial: Trial, material: Material) -> Result:
     """Train one trial in this process."""
-    method = next(each for each in METHODS if each.title == trial.method)
+    method = next(each for each in (*METHODS, *VARIANTS) if each.title == trial.method)
     set_seed(trial.seed)
     base = material.base().to(device())
     before = _peak_bytes()

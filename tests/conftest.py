@@ -122,8 +122,14 @@ class Api:
 
 @pytest.fixture(scope="session")
 def api(settings: ApiSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with running_api(settings, tmp_path_factory.mktemp("api") / "api.log") as found:
+        yield found
+
+
+@contextmanager
+def running_api(settings: ApiSettings, log: Path) -> Iterator[Api]:
+    """A real server; its log is where it was told."""
     port = free_port()
-    log = tmp_path_factory.mktemp("api") / "api.log"
     command = [sys.executable, "-m", "uvicorn", "app.main:app_from_env", "--factory"]
     with log.open("wb") as output:
         process = subprocess.Popen(

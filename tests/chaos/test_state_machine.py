@@ -38,7 +38,7 @@ from tests.app.records import make_file, make_organization, stream
 from tests.chaos.ledger import Known, Lease, next_for
 
 QUICK = settings(max_examples=8, stateful_step_count=30, derandomize=True)
-THOROUGH = settings(max_examples=300, stateful_step_count=50)
+THOROUGH = settings(max_examples=30, stateful_step_count=50)
 UNTIMED = {
     "deadline": None,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
-from tests.conftest import Api
+from tests.conftest import Api, running_api
 from tests.e2e.jobs import create, wait
 from tests.factories import jsonl
 
@@ -164,5 +164,11 @@ def test_the_service_is_ready_with_its_worker(api: Api):
     assert answer.json() == {"database": True, "broker": True, "workers": 1}
 
 
-def test_the_api_stays_small(api: Api, job: FineTuningJob):
-    assert psutil.Process(api.pid).memory_info().rss < API_MEMORY_BYTES
+def test_the_api_stays_small(api: Api, http: httpx.Client, job: FineTuningJob, tmp_path: Path):
+    key = http.headers["authorization"].removeprefix("Bearer ")
+    with running_api(api.settings, tmp_path / "api.log") as fresh, fresh.http(key) as client:
+        for path in ("", f"/{job.id}", f"/{job.id}/events", f"/{job.id}/metrics"):
+            assert client.get(f"/fine_tuning/jobs{path}").status_code == 200
+        assert client.get(f"/fine_tuning/jobs/{job.id}/adapter").status_code == 200
+
+        assert psutil.Process(fresh.pid).memory_info().rss < API_MEMORY_BYTES
