@@ -75,8 +75,7 @@ async def claim(
 
     Two workers never take the same one.
     """
-    held = await queue.hold_limited(tx)
-    best = queue.best(free=free, total=total or free, held=held)
+    best = queue.best(free=free, total=total or free)
     job = await tx.scalar(
         update(Job)
         .where(Job.id == best.scalar_subquery(), Job.status == JobStatus.QUEUED)
