@@ -7,7 +7,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import and_, delete, exists, func, insert, select, text, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -95,16 +106,12 @@ async def seal(tx: AsyncSession, stored: StoredBytes) -> None:
 
 async def give_up(tx: AsyncSession, blob_id: str) -> None:
     """Let go of bytes that were not sealed; sealed ones have an owner, and stay."""
-    await tx.execute(
-        update(Blob).where(Blob.id == blob_id, Blob.state == "writing").values(state="deleting")
-    )
+    await _give_up(tx, Blob.id == blob_id)
 
 
 async def give_up_of(tx: AsyncSession, writer: str) -> None:
     """Let go of what an attempt at a job leaves half written."""
-    await tx.execute(
-        update(Blob).where(Blob.writer == writer, Blob.state == "writing").values(state="deleting")
-    )
+    await _give_up(tx, Blob.writer == writer)
 
 
 async def discard(tx: AsyncSession, *blob_ids: str) -> None:
@@ -222,13 +229,17 @@ async def _still_writing(tx: AsyncSession, blob_id: str, **values: object) -> No
         raise BlobGone(f"{blob_id} was given up before it was sealed.")
 
 
+async def _give_up(tx: AsyncSession, which: ColumnElement[bool]) -> None:
+    await tx.execute(update(Blob).where(which, Blob.state == "writing").values(state="deleting"))
+
+
 async def _give_up_abandoned(tx: AsyncSession) -> None:
     silent = (
         select(Blob.id)
         .where(Blob.state == "writing", Blob.written_at < func.now() - ABANDONED_AFTER, UNOWNED)
         .with_for_update(of=Blob, skip_locked=True)
     )
-    await tx.execute(update(Blob).where(Blob.id.in_(silent)).values(state="deleting"))
+    await _give_up(tx, Blob.id.in_(silent))
 
 
 async def _deleting(db: Database, *, after: str) -> list[str]:

@@ -1,8 +1,8 @@
 """The HTTP edge: what a route may ask for, and how an error leaves."""
 
 import re
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Annotated, Any
 
 import structlog
 from fastapi import Depends, FastAPI, Query, Request, Response
@@ -151,6 +151,13 @@ def parse_range(header: str | None, size: int) -> tuple[int, int]:
     if start >= stop:
         raise RangeNotSatisfiable(f"There are {size} bytes; the range {spec} is outside.")
     return start, stop
+
+
+def form_body(required: Sequence[str], properties: Mapping[str, object]) -> dict[str, Any]:
+    """Return what OpenAPI is told of a multipart body that a route reads by itself."""
+    schema = {"type": "object", "required": list(required), "properties": dict(properties)}
+    content = {"multipart/form-data": {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def declared_bytes(request: Request) -> int:

@@ -22,7 +22,14 @@ def answers(url: str) -> bool:
 
 
 def wait_until(ready: Callable[[], bool], *, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
+    assert within(timeout_s, ready), f"not ready within {timeout_s} s"
+
+
+def within(seconds: float, ready: Callable[[], bool]) -> bool:
+    """Say whether something becomes true in time."""
+    deadline = time.monotonic() + seconds
     while not ready():
-        assert time.monotonic() < deadline, f"not ready within {timeout_s} s"
+        if time.monotonic() >= deadline:
+            return False
         time.sleep(0.1)
+    return True

@@ -25,9 +25,10 @@ async def relay(run: Run) -> bool:
         run.printed.back_to(printed_mark)
         raise
     run.renewed(stop)
-    run.last = said[-1] if said else run.last
-    run.last_step = next((each for each in reversed(said) if isinstance(each, StepDone)), None) or (
-        run.last_step
-    )
-    run.exports += [event for event in said if isinstance(event, CheckpointSaved)]
+    for event in said:
+        run.last = event
+        if isinstance(event, StepDone):
+            run.last_step = event
+        elif isinstance(event, CheckpointSaved):
+            run.exports.append(event)
     return bool(said or printed)

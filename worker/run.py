@@ -45,7 +45,7 @@ class Run:
     renewed_at: float = field(default_factory=time.monotonic)
     exports: list[CheckpointSaved] = field(default_factory=list)  # told, and not stored yet
     stored_step: int = 0  # of the newest checkpoint that another worker can carry on from
-    too_large: bool = False  # for the database: said once
+    too_large: bool = False  # its checkpoints are, for the database
     uploading: asyncio.Task[None] | None = None
     ending: bool = False  # what is lost from here on was let go
 

@@ -41,8 +41,11 @@ async def store_exports(run: Run) -> None:
 async def store_checkpoint(run: Run, *, max_bytes: int) -> bool:
     """Store the newest checkpoint whose steps are told; say whether the database has it now.
 
-    The run deletes checkpoints as it goes on, hence a copy by links.
+    The run deletes checkpoints as it goes on, hence a copy by links. Of a run whose checkpoints are
+    too large for the database none is looked at again.
     """
+    if run.too_large:
+        return False
     found = run.folder.latest_checkpoint()
     told = run.last_step.step if run.last_step else run.claim.step
     if found is None or not run.stored_step <= step_of(found) <= told:
@@ -55,6 +58,8 @@ async def store_checkpoint(run: Run, *, max_bytes: int) -> bool:
         return False
     size = sum(path.stat().st_size for path in leaving.rglob("*") if path.is_file())
     if size > max_bytes:
+        run.too_large = True
+        await asyncio.to_thread(shutil.rmtree, leaving)  # else its links keep what the run deletes
         await _warn_too_large(run, size, max_bytes)
         return False
     stored = await store(run, leaving)
@@ -75,14 +80,14 @@ async def store(run: Run, folder: Path) -> StoredBytes:
 
 
 async def own(
-    run: Run, stored: StoredBytes, own: Callable[[AsyncSession], Awaitable[None]]
+    run: Run, stored: StoredBytes, give: Callable[[AsyncSession], Awaitable[None]]
 ) -> None:
     """Give stored bytes their owner, once: a commit may be done although its answer was lost."""
     async with run.db.transaction() as tx:
         await lease.renew(tx, run.claim)
         if not await blobs.is_ready(tx, stored.blob_id):
             await blobs.seal(tx, stored)
-            await own(tx)
+            await give(tx)
 
 
 async def _write(run: Run, folder: Path) -> StoredBytes:
@@ -113,10 +118,7 @@ def _link(source: Path, target: Path) -> Path:
 
 
 async def _warn_too_large(run: Run, size: int, max_bytes: int) -> None:
-    """Say once that another worker cannot carry the job on."""
-    if run.too_large:
-        return
-    run.too_large = True
+    """Say that another worker cannot carry the job on."""
     message = (
         f"A checkpoint of this run has {size:,} bytes, more than the {max_bytes:,} that are kept in"
         " the database: if this worker is lost, another starts the job from its first step"

@@ -14,24 +14,11 @@ from app.uploads.schemas import (
     upload_out,
 )
 from app.uploads.service import PART_BYTES, NewUpload
-from app.web import FORM_SLACK_BYTES, Caller, Config, Db, Tx, declared_bytes
+from app.web import FORM_SLACK_BYTES, Caller, Config, Db, Tx, declared_bytes, form_body
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
-PART_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["data"],
-                    "properties": {"data": {"type": "string", "format": "binary"}},
-                }
-            }
-        },
-    }
-}
+PART_BODY = form_body(["data"], {"data": {"type": "string", "format": "binary"}})
 
 
 @router.post("", response_model=UploadOut)

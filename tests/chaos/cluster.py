@@ -10,8 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -251,13 +250,3 @@ def freeze(process: subprocess.Popen[bytes]) -> None:
 
 def thaw(process: subprocess.Popen[bytes]) -> None:
     os.kill(process.pid, signal.SIGCONT)
-
-
-def within(seconds: float, ready: Callable[[], bool]) -> bool:
-    """Say whether something becomes true in time."""
-    deadline = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True

@@ -1,6 +1,7 @@
 """What must be true of a job whatever was done to it."""
 
-from tests.chaos.cluster import Cluster, within
+from tests.chaos.cluster import Cluster
+from tests.waiting import within
 
 STEPS = 160
 BODY = {

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from app.broker import Bell, make_celery
-from tests.chaos.cluster import Cluster, Worker, freeze, kill, thaw, within
+from tests.chaos.cluster import Cluster, Worker, freeze, kill, thaw
 from tests.chaos.invariants import BODY, STEPS, assert_all_is_well
-from tests.waiting import wait_until
+from tests.waiting import wait_until, within
 from worker.rundir import RunDir
 
 slow = pytest.mark.slow

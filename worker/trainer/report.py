@@ -88,7 +88,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any], **_: Any) -> None:
         step = int(state.global_step)
-        metrics = {ours: float(logs[theirs]) for theirs, ours in RENAMED.items() if theirs in logs}
+        metrics = _ours(logs)
         if "valid_loss" in metrics:
             self.evaluated_step = step
             self.run.append_event(EvalDone(at=time.time(), step=step, metrics=metrics))
@@ -119,9 +119,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
     def recall(self, state: Any) -> None:
         """Take up the metrics of a run that is over; its last evaluation need not be repeated."""
         for logs in state.log_history:
-            found = {
-                ours: float(logs[theirs]) for theirs, ours in RENAMED.items() if theirs in logs
-            }
+            found = _ours(logs)
             self.metrics |= found
             if "valid_loss" in found:
                 self.evaluated_step = int(logs["step"])
@@ -142,6 +140,11 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         if not math.isfinite(loss):
             raise diverged(step, self._losses)
         self._losses.append(loss)
+
+
+def _ours(logs: dict[str, Any]) -> dict[str, float]:
+    """Return the Trainer's metrics under our names, without those that nobody asked for."""
+    return {ours: float(logs[theirs]) for theirs, ours in RENAMED.items() if theirs in logs}
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
