@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from app.broker import Bell, make_celery
+from app.jobs.spec import StepDone
 from tests.chaos.cluster import Cluster, Worker, freeze, kill, thaw
 from tests.chaos.invariants import BODY, STEPS, assert_all_is_well
 from tests.waiting import wait_until, within
-from worker.rundir import RunDir
+from worker.rundir import LineTail, RunDir, parse_events
 
 slow = pytest.mark.slow
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("no_workers_between")]
@@ -206,15 +207,17 @@ def test_the_api_is_killed(cluster: Cluster, undisturbed: str):
 
 
 def test_postgresql_is_killed_and_comes_back(cluster: Cluster, undisturbed: str):
-    cluster.start_worker()
+    worker = cluster.start_worker()
     job_id = cluster.submit(**BODY)
     cluster.wait_for_step(job_id, STEPS // 4)
+    cluster.signal_run(job_id, signal.SIGSTOP)  # it must not be over before PostgreSQL is away
 
     cluster.kill_server("postgres")
     with cluster.http as http:
         refused = http.get(f"/fine_tuning/jobs/{job_id}")
-    time.sleep(3)
-    trains_on = cluster.run_of(job_id)
+    taken = steps_taken(worker, job_id)
+    cluster.signal_run(job_id, signal.SIGCONT)
+    trains_on = within(30, lambda: steps_taken(worker, job_id) > taken)
     cluster.start_postgres()
     cluster.wait(job_id)
 
@@ -222,6 +225,14 @@ def test_postgresql_is_killed_and_comes_back(cluster: Cluster, undisturbed: str)
     assert trains_on
     assert_all_is_well(cluster, job_id, undisturbed)
     assert len(cluster.attempts(job_id)) == 1
+
+
+def steps_taken(worker: Worker, job_id: str) -> int:
+    """The optimizer steps that the newest attempt has told its folder of."""
+    run = run_dir(worker, job_id)
+    assert run is not None
+    events = parse_events(LineTail(run.events).read())
+    return sum(isinstance(event, StepDone) for event in events)
 
 
 @slow
