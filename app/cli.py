@@ -5,10 +5,9 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 from rich.table import Table
@@ -16,14 +15,15 @@ from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import fsck, migrate, up
+from app.console import DEFAULT_DATA, Data, out, settings_of
 from app.db import Database, connected
-from app.embedded import ServiceError, find_services
-from app.errors import ApiError
 from app.files import local
 from app.fsck import Finding, Totals
 from app.jobs import lease
-from app.keys import service as keys
-from app.settings import ApiSettings, Settings, inherited_environment
+from app.keys import commands as keys
+from app.organizations import commands as organizations
+from app.organizations import reports
+from app.settings import Settings, inherited_environment
 from app.sweep import Swept, sweep_storage
 
 main = typer.Typer(
@@ -32,15 +32,12 @@ main = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
-main.add_typer(keys_app, name="keys")
+main.add_typer(keys.app, name="keys")
+main.add_typer(organizations.app, name="orgs")
+main.command("usage")(reports.show_usage)
+main.command("audit")(reports.show_audit)
 files_app = typer.Typer(help="Look at training files.", no_args_is_help=True)
 main.add_typer(files_app, name="files")
-out = Console()
-
-DEFAULT_DATA = Path(".basin")
-Needed = TypeVar("Needed", bound=Settings)
-Data = Annotated[Path, typer.Option(help="Folder of a running `basin up`, unless BASIN_… is set.")]
 
 
 @main.command("up")
@@ -89,7 +86,7 @@ def worker_command(
 @main.command("migrate")
 def migrate_command(data: Data = DEFAULT_DATA) -> None:
     """Bring the database to the newest schema."""
-    migrate.upgrade(_settings(data, Settings).database_url)
+    migrate.upgrade(settings_of(data, Settings).database_url)
 
 
 @main.command("sweep")
@@ -105,7 +102,7 @@ def sweep_command(
     That is files past their time, resume states of jobs that are over, and bytes without an owner.
     Workers do this by themselves; cron may too, or `basin sweep --every 10` beside them.
     """
-    settings = _settings(data, Settings)
+    settings = settings_of(data, Settings)
     if every is None:
         _say_swept(*asyncio.run(_sweep(settings)), always=True)
     while every is not None:
@@ -141,7 +138,7 @@ def fsck_command(
     at work. What the next sweep clears by itself is listed with these words. --deep reads the whole
     database: the time is that of a backup.
     """
-    findings, looked_at = asyncio.run(_fsck(_settings(data, Settings), deep=deep))
+    findings, looked_at = asyncio.run(_fsck(settings_of(data, Settings), deep=deep))
     if not findings:
         size = f"{looked_at.size_bytes / 2**30:.2f} GiB"
         out.print(f"nothing is wrong: {looked_at.blobs} blobs, {size}, {looked_at.jobs} jobs")
@@ -151,39 +148,6 @@ def fsck_command(
         table.add_row(found.kind, found.subject, Text(found.message))
     out.print(table)
     raise typer.Exit(1)
-
-
-@keys_app.command("create")
-def create_key(
-    org: Annotated[str, typer.Option(help="The organization the key is for.")] = "default",
-    name: Annotated[str, typer.Option(help="What the key is called in lists.")] = "unnamed",
-    admin: Annotated[
-        bool, typer.Option("--admin", help="It may share the organization's models with others.")
-    ] = False,
-    data: Data = DEFAULT_DATA,
-) -> None:
-    """Make a key and print it; it is shown this once."""
-    settings = _settings(data, ApiSettings)
-    print(asyncio.run(_create_key(settings, org=org, name=name, admin=admin)))
-
-
-@keys_app.command("list")
-def list_keys(data: Data = DEFAULT_DATA) -> None:
-    """List keys, without their secrets."""
-    table = Table("key", "organization", "name", "kind", "created", "state")
-    for row in asyncio.run(_list_keys(_settings(data, Settings))):
-        table.add_row(*row)
-    out.print(table)
-
-
-@keys_app.command("revoke")
-def revoke_key(key_id: str, data: Data = DEFAULT_DATA) -> None:
-    """Make a key useless at once; KEY_ID is what `basin keys list` shows."""
-    try:
-        asyncio.run(_revoke_key(_settings(data, Settings), key_id))
-    except ApiError as error:
-        raise typer.BadParameter(error.message) from error
-    out.print(f"{key_id} revoked")
 
 
 @files_app.command("check")
@@ -205,53 +169,6 @@ def check_file(
         raise typer.BadParameter(f"{model} holds no config.json.", param_hint="--model")
     if not local.check(file, out, model=model, validation=validation):
         raise typer.Exit(1)
-
-
-def _settings(data: Path, kind: type[Needed]) -> Needed:
-    """Return the environment's settings; without any, those of the server that `basin up` runs."""
-    try:
-        if "BASIN_DATABASE_URL" in inherited_environment():
-            return kind()
-        services = find_services(data)
-        given: dict[str, Any] = {
-            "database_url": services.database_url,
-            "redis_url": services.redis_url,
-            "key_pepper": (data / up.PEPPER).read_text(),
-        }
-        return kind(**given)
-    except ServiceError as error:
-        print(error, file=sys.stderr)
-    except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(map(str, problem["loc"])).upper()
-            print(f"BASIN_{name}: {problem['msg']}", file=sys.stderr)
-    raise typer.Exit(1)
-
-
-async def _create_key(settings: ApiSettings, *, org: str, name: str, admin: bool) -> str:
-    pepper = settings.key_pepper.get_secret_value()
-    async with connected(settings.database_url) as db, db.transaction() as tx:
-        return await keys.create(tx, organization=org, name=name, pepper=pepper, admin=admin)
-
-
-async def _list_keys(settings: Settings) -> list[tuple[str, ...]]:
-    async with connected(settings.database_url) as db, db.transaction() as tx:
-        return [
-            (
-                key.id,
-                organization.name,
-                key.name,
-                "admin" if key.admin else "",
-                f"{key.created_at:%Y-%m-%d %H:%M}",
-                "revoked" if key.revoked_at else "live",
-            )
-            for key, organization in await keys.list_keys(tx)
-        ]
-
-
-async def _revoke_key(settings: Settings, key_id: str) -> None:
-    async with connected(settings.database_url) as db, db.transaction() as tx:
-        await keys.revoke(tx, key_id)
 
 
 async def _sweep(settings: Settings) -> tuple[list[str], Swept]:

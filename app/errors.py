@@ -1,5 +1,7 @@
 """What can go wrong, by name: an HTTP status and OpenAI's error code stand on each class."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
@@ -9,6 +11,7 @@ class ApiError(Exception):
     status: ClassVar[int] = 400
     code: ClassVar[str | None] = None
     type: ClassVar[str] = "invalid_request_error"
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -60,7 +63,7 @@ class InvalidApiKey(ApiError):
     type = "authentication_error"
 
 
-class AdminKeyNeeded(ApiError):
+class InsufficientPermissions(ApiError):
     status = 403
     code = "insufficient_permissions"
 
@@ -90,7 +93,29 @@ class RangeNotSatisfiable(ApiError):
     code = "range_not_satisfiable"
 
 
+class QuotaExceeded(ApiError):
+    """The organization has used up what its operator gives it: asking again soon is no use."""
+
+    status = 429
+    code = "quota_exceeded"
+    type = "insufficient_quota"
+    headers = MappingProxyType({"x-should-retry": "false"})
+
+
+class RateLimited(ApiError):
+    """Too many requests for the moment; `retry_after_s` says when to ask again."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "requests"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": str(retry_after_s)}
+
+
 class Unavailable(ApiError):
     status = 503
     code = "service_unavailable"
     type = "server_error"
+    headers = MappingProxyType({"Retry-After": "2", "x-should-retry": "true"})

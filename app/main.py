@@ -12,8 +12,11 @@ from app.db import connected
 from app.files import routes as files
 from app.graders import routes as graders
 from app.jobs import routes as jobs
+from app.keys import routes as keys
 from app.models import routes as models
+from app.organizations import routes as organizations
 from app.permissions import routes as permissions
+from app.rates import Buckets
 from app.settings import ApiSettings
 from app.uploads import routes as uploads
 from app.workers import routes as workers
@@ -32,13 +35,16 @@ def create_app(settings: ApiSettings) -> FastAPI:
         async with connected(settings.database_url, pool_size=10) as db:
             app.state.db = db
             yield
+        await app.state.buckets.close()
 
     # Offline: /docs serves its scripts itself, where FastAPI's would load them from a CDN.
     app = FastAPIOffline(title="Basin", version="0.1.0", description=DESCRIPTION, lifespan=lifespan)
     app.state.settings = settings
     app.state.bell = Bell(make_celery(settings.redis_url))
+    app.state.buckets = Buckets(settings.redis_url, per_minute=settings.requests_per_minute)
     web.install(app)
-    for part in (files, uploads, jobs, permissions, graders, models, workers, health):
+    tenants = (organizations, keys)
+    for part in (files, uploads, jobs, permissions, graders, models, workers, *tenants, health):
         app.include_router(part.router)
     return app
 

@@ -74,6 +74,9 @@ class ApiSettings(Settings):
         min_length=16, description="secret that key digests are made with"
     )
     max_file_bytes: int = Field(default=512 * MIB, gt=0)
+    requests_per_minute: int = Field(
+        default=600, ge=0, description="of one key, and as many at once; 0 counts none"
+    )
     max_upload_bytes: int = Field(
         default=8 * 1024 * MIB, gt=0, description="largest file that comes in parts"
     )

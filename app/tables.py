@@ -13,7 +13,6 @@ from sqlalchemy import (
     LargeBinary,
     PrimaryKeyConstraint,
     Text,
-    false,
     func,
     text,
 )
@@ -37,19 +36,23 @@ class Base(DeclarativeBase):
 
 
 class Organization(Base):
-    """A tenant: it owns files, jobs, adapters and keys."""
+    """A tenant: it owns files, jobs, adapters and keys. A limit that is null is none."""
 
     __tablename__ = "organizations"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    max_running: Mapped[int | None]
+    max_queued: Mapped[int | None]
+    gpu_seconds_per_month: Mapped[int | None]
+    max_stored_bytes: Mapped[int | None]
 
 
 class ApiKey(Base):
     """A bearer key; only a keyed digest of its secret is kept.
 
-    An admin key may share its organization's models with others.
+    After a rotation the secret from before is good until `previous_until`.
     """
 
     __tablename__ = "api_keys"
@@ -57,11 +60,31 @@ class ApiKey(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
     name: Mapped[str]
-    admin: Mapped[bool] = mapped_column(server_default=false())
+    scope: Mapped[str] = mapped_column(server_default="write")
     digest: Mapped[bytes]
+    previous_digest: Mapped[bytes | None]
+    previous_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+class AuditEvent(Base):
+    """A change that somebody made; `key_id` is null where the operator did. Never deleted."""
+
+    __tablename__ = "audit_events"
+    __table_args__ = (Index("ix_audit_events_list", "organization_id", "seq"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(Identity(always=True))
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    key_id: Mapped[str | None]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    action: Mapped[str]
+    target: Mapped[str]
+    ip: Mapped[str | None]
+    request_id: Mapped[str | None]
+    data: Mapped[Json]
 
 
 class Blob(Base):

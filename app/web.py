@@ -1,5 +1,6 @@
 """The HTTP edge: what a route may ask for, and how an error leaves."""
 
+import math
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any
@@ -19,7 +20,6 @@ from app.blobs import StoredBytes
 from app.broker import Bell
 from app.db import Database
 from app.errors import (
-    AdminKeyNeeded,
     ApiError,
     BodyTooLarge,
     InvalidApiKey,
@@ -27,10 +27,12 @@ from app.errors import (
     MethodNotAllowed,
     NotFound,
     RangeNotSatisfiable,
+    RateLimited,
     Unavailable,
 )
 from app.ids import new_id
 from app.keys import service as keys
+from app.rates import Buckets
 from app.settings import ApiSettings
 
 log = structlog.get_logger()
@@ -67,6 +69,7 @@ async def _transaction(db: Db) -> AsyncIterator[AsyncSession]:
 
 
 async def _caller(
+    request: Request,
     db: Db,
     settings: Config,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
@@ -75,20 +78,53 @@ async def _caller(
     if credentials is None:
         raise InvalidApiKey("No API key. Send the header `Authorization: Bearer sk-…`.")
     async with db.transaction() as tx:
-        return await keys.authenticate(
-            tx, credentials.credentials, pepper=settings.key_pepper.get_secret_value()
+        caller = await keys.authenticate(
+            tx,
+            credentials.credentials,
+            pepper=settings.key_pepper.get_secret_value(),
+            ip=request.client.host if request.client else None,
+            request_id=request.state.request_id,
+        )
+    await _count(request, caller)
+    return caller
+
+
+async def _count(request: Request, caller: keys.Caller) -> None:
+    """Count one request of a key, and have every answer to it say what is left."""
+    buckets: Buckets = request.app.state.buckets
+    allowance = await buckets.take(caller.key_id)
+    if allowance is None:
+        return
+    request.state.headers.update(
+        {
+            "x-ratelimit-limit-requests": str(allowance.per_minute),
+            "x-ratelimit-remaining-requests": str(int(allowance.tokens)),
+            "x-ratelimit-reset-requests": f"{allowance.full_after_s:.3f}s",
+        }
+    )
+    if not allowance.allowed:
+        wait_s = max(math.ceil(allowance.next_after_s), 1)
+        raise RateLimited(
+            f"This key may make {allowance.per_minute} requests a minute; ask again in {wait_s} s.",
+            retry_after_s=wait_s,
         )
 
 
-def _admin(caller: Annotated[keys.Caller, Depends(_caller)]) -> keys.Caller:
-    if not caller.admin:
-        raise AdminKeyNeeded("This needs an admin key: `basin keys create --admin`.")
+async def _writer(caller: Annotated[keys.Caller, Depends(_caller)]) -> keys.Caller:
+    caller.require(keys.Scope.WRITE)
+    return caller
+
+
+async def _admin(caller: Annotated[keys.Caller, Depends(_caller)]) -> keys.Caller:
+    caller.require(keys.Scope.ADMIN)
     return caller
 
 
 # scope="function": the commit is done before the response leaves.
 Tx = Annotated[AsyncSession, Depends(_transaction, scope="function")]
+# Who asks, and what their key must allow: to look, to change something, to administer.
 Caller = Annotated[keys.Caller, Depends(_caller)]
+Writer = Annotated[keys.Caller, Depends(_writer)]
 Admin = Annotated[keys.Caller, Depends(_admin)]
 Limit = Annotated[int, Query(ge=0, le=100, description="How many at most.")]
 After = Annotated[str | None, Query(description="The last id of the page before.")]
@@ -168,15 +204,13 @@ def declared_bytes(request: Request) -> int:
 
 def error_response(error: ApiError) -> JSONResponse:
     """Render the envelope that OpenAI's client reads, all four keys always."""
-    away = error.status == Unavailable.status
-    headers = {"Retry-After": "2", "x-should-retry": "true"} if away else None
     body = {
         "message": error.message,
         "type": error.type,
         "param": error.param,
         "code": error.code,
     }
-    return JSONResponse({"error": body}, status_code=error.status, headers=headers)
+    return JSONResponse({"error": body}, status_code=error.status, headers=error.headers)
 
 
 def install(app: FastAPI) -> None:
@@ -259,19 +293,23 @@ def _too_large() -> BodyTooLarge:
 
 
 class RequestId:
-    """Puts x-request-id on every answer and log line. Plain ASGI: streams pass untouched."""
+    """Puts x-request-id on every answer and log line, and what `request.state.headers` holds.
+
+    Plain ASGI: streams pass untouched.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_id("req_")
-        header = REQUEST_ID_HEADER.encode(), request_id.encode()
-        scope.setdefault("state", {})["request_id"] = request_id
+        headers = {REQUEST_ID_HEADER: request_id}
+        scope.setdefault("state", {}).update(request_id=request_id, headers=headers)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), header]
+                ours = [(name.encode(), value.encode()) for name, value in headers.items()]
+                message["headers"] = [*message.get("headers", []), *ours]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

@@ -20,6 +20,7 @@ from app.embedded import Services, run_services
 from app.ids import token
 from app.jobs.states import TERMINAL, JobStatus
 from app.keys import service as keys
+from app.keys.service import Scope
 from app.settings import ApiSettings, inherited_environment
 from app.tables import Job
 from app.up import LEAN_MALLOC
@@ -75,6 +76,7 @@ def settings(
         models_dir=models_dir,
         data_dir=tmp_path_factory.mktemp("worker"),
         max_file_bytes=MAX_FILE_BYTES,
+        requests_per_minute=60_000,  # a test never waits
         devices="cpu",
     )
 
@@ -87,6 +89,7 @@ def environment(settings: ApiSettings) -> dict[str, str]:
         "BASIN_MODELS_DIR": str(settings.models_dir),
         "BASIN_DATA_DIR": str(settings.data_dir),
         "BASIN_MAX_FILE_BYTES": str(settings.max_file_bytes),
+        "BASIN_REQUESTS_PER_MINUTE": str(settings.requests_per_minute),
         "BASIN_DEVICES": settings.devices,
     }
 
@@ -99,11 +102,11 @@ class Api:
     settings: ApiSettings
     pid: int
 
-    def key(self, organization: str, *, admin: bool = False) -> str:
+    def key(self, organization: str, scope: Scope = Scope.WRITE) -> str:
         async def make() -> str:
             async with connected(self.settings.database_url) as db, db.transaction() as tx:
                 return await keys.create(
-                    tx, organization=organization, name="test", pepper=PEPPER, admin=admin
+                    tx, organization=organization, name="test", pepper=PEPPER, scope=scope
                 )
 
         return asyncio.run(make())

@@ -13,6 +13,7 @@ from app.jobs.spec import TrainSpec
 from app.migrate import alembic_config
 
 MAIN_JOB = "c34de95f6c6a"
+BEFORE_SCOPES = "6f0d3b8a2c71"
 SPEC_OF_MAIN_JOB = {
     "version": 1,
     "job_id": "ftjob-1",
@@ -86,6 +87,34 @@ def test_down_and_up_again_works(services: Services):
     command.upgrade(config, "head")
     command.downgrade(config, "base")
     command.upgrade(config, "head")
+
+
+def test_an_admin_key_stays_one_when_keys_get_a_scope_and_when_they_lose_it(services: Services):
+    url = empty_database(services, "scopes")
+    config = alembic_config(url.render_as_string(hide_password=False))
+    command.upgrade(config, BEFORE_SCOPES)
+    with psycopg.connect(plain(url), autocommit=True) as connection:
+        connection.execute("INSERT INTO organizations (id, name) VALUES ('org-1', 'one')")
+        connection.execute(
+            "INSERT INTO api_keys (id, organization_id, name, digest, admin)"
+            " VALUES ('a', 'org-1', 'a', '', true), ('b', 'org-1', 'b', '', false)"
+        )
+
+    command.upgrade(config, "head")
+    with psycopg.connect(plain(url), autocommit=True) as connection:
+        scopes = connection.execute("SELECT id, scope FROM api_keys ORDER BY id").fetchall()
+        connection.execute(
+            "INSERT INTO api_keys (id, organization_id, name, digest, scope)"
+            " VALUES ('c', 'org-1', 'c', '', 'read')"
+        )
+    command.downgrade(config, BEFORE_SCOPES)
+
+    assert scopes == [("a", "admin"), ("b", "write")]
+    with psycopg.connect(plain(url)) as connection:
+        kept = connection.execute(
+            "SELECT id, admin, revoked_at IS NULL FROM api_keys ORDER BY id"
+        ).fetchall()
+    assert kept == [("a", True, True), ("b", False, True), ("c", False, False)]
 
 
 def test_a_job_of_the_first_release_is_still_understood(services: Services):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
-from app import blobs
+from app import audit, blobs
 from app.errors import FileTooLarge, InvalidRequest
 from app.files import reports, service
 from app.files.form import UploadForm
@@ -21,6 +21,7 @@ from app.web import (
     Config,
     Db,
     Tx,
+    Writer,
     blob_response,
     declared_bytes,
     form_body,
@@ -40,18 +41,20 @@ UPLOAD_BODY = form_body(
 
 
 @router.post("", response_model=FileOut, openapi_extra=UPLOAD_BODY)
-async def upload_file(request: Request, db: Db, settings: Config, caller: Caller) -> FileOut:
+async def upload_file(request: Request, db: Db, settings: Config, caller: Writer) -> FileOut:
     """Upload a file: training data is checked line by line while it arrives."""
+    declared = max(declared_bytes(request) - FORM_SLACK_BYTES, 0)
     limit = settings.max_file_bytes
-    if declared_bytes(request) > limit + FORM_SLACK_BYTES:
+    if declared > limit:
         raise FileTooLarge(f"The file is larger than {limit} bytes.", param="file")
     form = UploadForm(request.headers.get("content-type"), request.stream())
     file = await service.upload(
         db,
-        caller.organization_id,
+        caller,
         form.file(),
         lambda: _label(form),
         max_bytes=limit,
+        declared_bytes=declared,
         purpose_so_far=lambda: form.fields.get("purpose"),
     )
     return file_out(file)
@@ -131,7 +134,8 @@ async def get_report(
 
 
 @router.delete("/{file_id}", response_model=DeletedOut)
-async def delete_file(file_id: str, tx: Tx, caller: Caller) -> DeletedOut:
+async def delete_file(file_id: str, tx: Tx, caller: Writer) -> DeletedOut:
     """Delete a file that no unfinished job reads."""
+    audit.record(tx, caller, "file.deleted", file_id)
     await service.delete(tx, caller.organization_id, file_id)
     return DeletedOut(id=file_id, object="file", deleted=True)

@@ -9,13 +9,15 @@ from sqlalchemy import ColumnElement, Select, func, select, tuple_, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import blobs
+from app import audit, blobs
+from app.audit import Actor
 from app.blobs import StoredBytes
 from app.db import Database
 from app.errors import FileInUse, FileTooLarge, InvalidFile, InvalidRequest, NotFound
 from app.files.rows import RowChecker
 from app.ids import new_id
 from app.jobs.states import TERMINAL
+from app.organizations import quotas
 from app.paging import Page, cut
 from app.tables import File, Job, Json
 
@@ -41,27 +43,34 @@ class Label:
 
 async def upload(
     db: Database,
-    organization_id: str,
+    by: Actor,
     stream: AsyncIterator[bytes],
     label: Callable[[], Label],
     *,
     max_bytes: int,
+    declared_bytes: int = 0,
+    stored_already: bool = False,
     adopt: Adopt | None = None,
     purpose_so_far: Callable[[], str | None] = lambda: None,
 ) -> File:
     """Store a file with constant memory; nothing of it stays when it is refused.
 
     `adopt` says what else happens in the transaction in which the file appears. Where its purpose
-    is known before its end, a file that cannot become good is refused early.
+    is known before its end, a file that cannot become good is refused early. What is stored already
+    and goes away for it was counted when it came.
 
     Raises:
+        QuotaExceeded: the organization has no room for it.
         FileTooLarge: more than `max_bytes`.
         InvalidFile: not training data; the message names the first offending lines.
         InvalidRequest: a purpose there is not.
     """
+    if not stored_already:
+        async with db.transaction() as tx:
+            await quotas.check_stored(tx, by.organization_id, more_bytes=declared_bytes)
     checker = RowChecker()
     checked = _checked(stream, checker, max_bytes, purpose_so_far)
-    stored = await blobs.write(db, organization_id, checked)
+    stored = await blobs.write(db, by.organization_id, checked)
     try:
         told = label()
         check_purpose(told.purpose)
@@ -72,7 +81,7 @@ async def upload(
         async with db.transaction() as tx:
             file = await add(
                 tx,
-                organization_id,
+                by.organization_id,
                 stored,
                 filename=told.filename,
                 purpose=told.purpose or "",
@@ -80,7 +89,9 @@ async def upload(
                 row_format=checker.format if training else None,
                 lifetime_s=told.lifetime_s,
                 lint=checker.lint.as_json() if training else None,
+                stored_already=stored_already,
             )
+            audit.record(tx, by, "file.uploaded", file.id, {"bytes": file.size_bytes})
             if adopt is not None:
                 await adopt(tx, file)
             return file
@@ -101,8 +112,15 @@ async def add(
     row_format: str | None,
     lifetime_s: int | None = None,
     lint: Json | None = None,
+    stored_already: bool = False,
 ) -> File:
-    """Give written bytes a name and an owner."""
+    """Give written bytes a name and an owner.
+
+    Raises:
+        QuotaExceeded: the organization has no room for what it uploads; a run's results have it.
+    """
+    if purpose != RESULTS_PURPOSE and not stored_already:
+        await quotas.check_stored(tx, organization_id, more_bytes=stored.size)
     await blobs.seal(tx, stored)
     file = File(
         id=new_id("file-"),

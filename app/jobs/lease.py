@@ -75,7 +75,8 @@ async def claim(
 
     Two workers never take the same one.
     """
-    best = queue.best(free=free, total=total or free)
+    held = await queue.hold_limited(tx)
+    best = queue.best(free=free, total=total or free, held=held)
     job = await tx.scalar(
         update(Job)
         .where(Job.id == best.scalar_subquery(), Job.status == JobStatus.QUEUED)

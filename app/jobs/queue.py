@@ -1,12 +1,17 @@
-"""Who is next: priority, then tenants in turn, then age; large jobs are not passed for ever."""
+"""Who is next: priority, then tenants in turn, then age; large jobs are not passed for ever.
 
+A tenant that runs as many jobs as it may is passed over.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CTE, Select, func, select, text
+from sqlalchemy import CTE, Select, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.jobs.states import JobStatus
-from app.tables import Job
+from app.tables import Job, Organization
 
 PATIENCE_S = 600
 GPUS = Job.spec["resources"]["gpus"].as_integer()
@@ -15,14 +20,27 @@ _LONG_AGO = func.now() - text(f"interval '{PATIENCE_S} seconds'")
 _NOBODY = 1 << 62
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a job stands, 1 for the next; `full`: its tenant runs as many jobs as it may."""
+
+    number: int
+    full: bool
+
+
 def line() -> CTE:
     """Return the queue: id, gpus, queued_at and place (1 is next) of every job that waits.
 
     A job's turn is the number of devices its tenant would hold if all its jobs up to this one ran:
-    a tenant with a hundred jobs gets no more than one with two, while both wait.
+    a tenant with a hundred jobs gets no more than one with two, while both wait. Tenants that are
+    full stand last, as long as they are.
     """
     running = (
-        select(Job.organization_id, func.sum(GPUS).label("devices"))
+        select(
+            Job.organization_id,
+            func.sum(GPUS).label("devices"),
+            func.count().label("jobs"),
+        )
         .where(Job.status == JobStatus.RUNNING)
         .group_by(Job.organization_id)
         .subquery()
@@ -31,26 +49,44 @@ def line() -> CTE:
     asked = func.sum(GPUS).over(
         partition_by=Job.organization_id, order_by=own_order, rows=(None, 0)
     )
+    most = Organization.max_running
+    full = func.coalesce(func.coalesce(running.c.jobs, 0) >= most, False)
     turns = (
         select(
             Job.id,
+            most.is_not(None).label("limited"),
+            full.label("full"),
             Job.priority,
             Job.created_at,
             Job.queued_at,
             GPUS.label("gpus"),
             (func.coalesce(running.c.devices, 0) + asked).label("turn"),
         )
+        .join(Organization, Organization.id == Job.organization_id)
         .outerjoin(running, running.c.organization_id == Job.organization_id)
         .where(Job.status == JobStatus.QUEUED)
         .subquery()
     )
-    order = (turns.c.priority.desc(), turns.c.turn, turns.c.created_at, turns.c.id)
+    order = (turns.c.full, turns.c.priority.desc(), turns.c.turn, turns.c.created_at, turns.c.id)
     place = func.row_number().over(order_by=order).label("place")
-    return select(turns.c.id, turns.c.gpus, turns.c.queued_at, place).cte("line")
+    columns = turns.c.id, turns.c.gpus, turns.c.queued_at, turns.c.limited, turns.c.full
+    return select(*columns, place).cte("line")
 
 
-def best(*, free: int, total: int) -> Select[Any]:
+async def hold_limited(tx: AsyncSession) -> list[str]:
+    """Lock the tenants that may run so many jobs only, and return those that we got.
+
+    What they run is counted in a statement after this one: two claims at once would both count
+    before either has taken a job, and go over the limit. The other claim's tenants are left to it.
+    """
+    limited = select(Organization.id).where(Organization.max_running.is_not(None))
+    return list(await tx.scalars(limited.with_for_update(key_share=True, skip_locked=True)))
+
+
+def best(*, free: int, total: int, held: Sequence[str]) -> Select[Any]:
     """Select the first job of the line that `free` devices can hold, and lock it.
+
+    Of tenants with a limit, only those that are `held` are served.
 
     A smaller job may pass a larger one that waits for devices, but not one that this worker could
     hold with all its `total` devices and that has waited longer than PATIENCE_S: for it they are
@@ -59,7 +95,12 @@ def best(*, free: int, total: int) -> Select[Any]:
     queue = line()
     waits_long = (
         select(func.min(queue.c.place))
-        .where(queue.c.gpus > free, queue.c.gpus <= total, queue.c.queued_at < _LONG_AGO)
+        .where(
+            queue.c.gpus > free,
+            queue.c.gpus <= total,
+            queue.c.queued_at < _LONG_AGO,
+            ~queue.c.full,
+        )
         .scalar_subquery()
     )
     return (
@@ -68,6 +109,8 @@ def best(*, free: int, total: int) -> Select[Any]:
         .where(
             Job.status == JobStatus.QUEUED,
             READY,
+            ~queue.c.full,
+            or_(~queue.c.limited, Job.organization_id.in_(held)),
             queue.c.gpus <= free,
             queue.c.place < func.coalesce(waits_long, _NOBODY),
         )
@@ -77,11 +120,12 @@ def best(*, free: int, total: int) -> Select[Any]:
     )
 
 
-async def place(tx: AsyncSession, job_id: str) -> int | None:
-    """Return a job's place in the line, 1 for the next; None when it does not wait."""
+async def place(tx: AsyncSession, job_id: str) -> Place | None:
+    """Return a job's place in the line; None when it does not wait."""
     queue = line()
-    found = await tx.execute(select(queue.c.place).where(queue.c.id == job_id))
-    return found.scalar_one_or_none()
+    found = await tx.execute(select(queue.c.place, queue.c.full).where(queue.c.id == job_id))
+    row = found.one_or_none()
+    return Place(*row) if row else None
 
 
 async def first_waiting(tx: AsyncSession) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from app import tars
+from app import audit, tars
 from app.errors import NotFound
 from app.jobs import service
 from app.jobs.schemas import (
@@ -26,7 +26,7 @@ from app.jobs.schemas import (
 )
 from app.jobs.submissions import Request as Submitted
 from app.paging import ListOut, list_out
-from app.web import After, Caller, Config, Db, Limit, Ring, Tx, blob_response
+from app.web import After, Caller, Config, Db, Limit, Ring, Tx, Writer, blob_response
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
@@ -44,7 +44,7 @@ def _metadata(request: Request) -> dict[str, str]:
 
 def _submission(
     body: CreateJob,
-    caller: Caller,
+    caller: Writer,
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -57,8 +57,7 @@ def _submission(
 ) -> Submitted:
     """Name the request, so that a client that sends it again is told of the first job."""
     return Submitted(
-        organization_id=caller.organization_id,
-        key_id=caller.key_id,
+        by=caller,
         body=body.model_dump_json(by_alias=True),
         idempotency_key=idempotency_key,
         again=x_stainless_retry_count.isdecimal() and int(x_stainless_retry_count) > 0,
@@ -101,20 +100,23 @@ async def get_job(job_id: str, tx: Tx, caller: Caller) -> JobOut:
 
 
 @router.post("/{job_id}/cancel", response_model=JobOut)
-async def cancel_job(job_id: str, tx: Tx, caller: Caller) -> JobOut:
+async def cancel_job(job_id: str, tx: Tx, caller: Writer) -> JobOut:
     """Stop a job: now if it waits, within seconds if it runs."""
+    audit.record(tx, caller, "job.cancelled", job_id)
     return job_out(await service.cancel(tx, caller.organization_id, job_id))
 
 
 @router.post("/{job_id}/pause", response_model=JobOut)
-async def pause_job(job_id: str, tx: Tx, caller: Caller) -> JobOut:
+async def pause_job(job_id: str, tx: Tx, caller: Writer) -> JobOut:
     """Hold a job: now if it waits, after its current step and a checkpoint if it runs."""
+    audit.record(tx, caller, "job.paused", job_id)
     return job_out(await service.pause(tx, caller.organization_id, job_id))
 
 
 @router.post("/{job_id}/resume", response_model=JobOut)
-async def resume_job(job_id: str, tx: Tx, caller: Caller, bell: Ring) -> JobOut:
+async def resume_job(job_id: str, tx: Tx, caller: Writer, bell: Ring) -> JobOut:
     """Let a paused job wait for a worker again; it goes on from its last checkpoint."""
+    audit.record(tx, caller, "job.resumed", job_id)
     job = await service.resume(tx, caller.organization_id, job_id, bell=bell)
     return job_out(job, await service.queue_place(tx, job))
 

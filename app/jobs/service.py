@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import blobs
+from app import audit, blobs
 from app.blobs import StoredBytes
 from app.broker import Bell
 from app.db import after_commit
@@ -23,6 +23,7 @@ from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
 from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.submissions import Request
 from app.models import catalog
+from app.organizations import quotas
 from app.paging import Page, cut
 from app.permissions.service import readable_by
 from app.settings import Settings
@@ -40,9 +41,10 @@ async def submit(
     """
     earlier = await submissions.made_before(tx, request)
     if earlier is not None:
-        return await get(tx, request.organization_id, earlier)
-    job = await create(tx, request.organization_id, body, settings=settings, bell=bell)
+        return await get(tx, request.by.organization_id, earlier)
+    job = await create(tx, request.by.organization_id, body, settings=settings, bell=bell)
     await submissions.remember(tx, request, job.id)
+    audit.record(tx, request.by, "job.created", job.id, {"model": job.model})
     return job
 
 
@@ -54,6 +56,7 @@ async def create(
     Raises:
         ModelNotFound, NotFound: the model or a file is not there.
         InvalidRequest: a file that is not training data, or values that contradict each other.
+        QuotaExceeded: the organization has used up what it may.
     """
     check_asked(body)
     model = catalog.find(
@@ -74,6 +77,7 @@ async def create(
         data=_data(train, valid),
         source=await _source(tx, organization_id, body),
     )
+    await quotas.check_submit(tx, organization_id)
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
     job = _row(organization_id, body, defaults.resolve(body, facts, seed=seed))
     tx.add(job)
@@ -118,15 +122,18 @@ async def queue_place(tx: AsyncSession, job: Job) -> QueueOut | None:
     place = await queue.place(tx, job.id)
     if place is None:  # a worker took it this moment
         return None
-    ahead = place - 1
+    ahead = place.number - 1
     nodes = await workers.alive(tx)
     needed = int(job.spec["resources"]["gpus"])
     typical_s = await workers.median_duration_s(tx)
+    wait_s = workers.wait_s(nodes, needed=needed, ahead=ahead, typical_s=typical_s)
     return QueueOut(
-        position=place,
+        position=place.number,
         ahead=ahead,
-        eta_s=workers.wait_s(nodes, needed=needed, ahead=ahead, typical_s=typical_s),
-        reason=workers.why_waiting(nodes, needed=needed, ahead=ahead, retry_at=job.retry_at),
+        eta_s=None if place.full else wait_s,
+        reason=workers.why_waiting(
+            nodes, needed=needed, ahead=ahead, retry_at=job.retry_at, full=place.full
+        ),
     )
 
 
@@ -194,8 +201,11 @@ async def resume(tx: AsyncSession, organization_id: str, job_id: str, *, bell: B
 
     Raises:
         InvalidJobState: it is over.
+        QuotaExceeded: the organization has used up what it may.
     """
     job = await get(tx, organization_id, job_id, hold=True)
+    if job.status == JobStatus.PAUSED:
+        await quotas.check_submit(tx, organization_id)
     waiting = {"status": JobStatus.QUEUED, "queued_at": func.now()}
     if await _move(tx, job_id, Job.status == JobStatus.PAUSED, **waiting):
         events.add(tx, job_id, "The job waits again")

@@ -7,6 +7,7 @@ from sqlalchemy import delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import IdempotencyKeyReused
+from app.keys.service import Caller
 from app.tables import Submission
 
 REMEMBERED = text("interval '24 hours'")
@@ -15,10 +16,9 @@ RETRIED_WITHIN = text("interval '10 minutes'")
 
 @dataclass(frozen=True)
 class Request:
-    """Who sends what: `idempotency_key` is the caller's name for it, `again` says it is a retry."""
+    """Who sends what: `idempotency_key` is their name for it, `again` says it is a retry."""
 
-    organization_id: str
-    key_id: str
+    by: Caller
     body: str
     idempotency_key: str | None
     again: bool
@@ -47,8 +47,8 @@ async def remember(tx: AsyncSession, request: Request, job_id: str) -> None:
     tx.add(
         Submission(
             job_id=job_id,
-            organization_id=request.organization_id,
-            key_id=request.key_id,
+            organization_id=request.by.organization_id,
+            key_id=request.by.key_id,
             idempotency_key=request.idempotency_key,
             body_sha256=request.body_sha256,
         )
@@ -67,7 +67,7 @@ async def forget(tx: AsyncSession, *, limit: int) -> int:
 
 async def _wait_for_twins(tx: AsyncSession, request: Request) -> None:
     """Let one request of a kind in at a time; the lock ends with the transaction."""
-    twin = (request.organization_id, request.idempotency_key or request.key_id + request.body)
+    twin = (request.by.organization_id, request.idempotency_key or request.by.key_id + request.body)
     digest = hashlib.sha256("\0".join(twin).encode()).digest()
     number = int.from_bytes(digest[:8], signed=True)
     await tx.execute(select(func.pg_advisory_xact_lock(number)))
@@ -75,7 +75,7 @@ async def _wait_for_twins(tx: AsyncSession, request: Request) -> None:
 
 async def _of_idempotency_key(tx: AsyncSession, request: Request) -> str | None:
     named = (
-        Submission.organization_id == request.organization_id,
+        Submission.organization_id == request.by.organization_id,
         Submission.idempotency_key == request.idempotency_key,
     )
     too_old = Submission.created_at < func.now() - REMEMBERED
@@ -93,8 +93,8 @@ async def _of_idempotency_key(tx: AsyncSession, request: Request) -> str | None:
 
 async def _of_retry(tx: AsyncSession, request: Request) -> str | None:
     query = select(Submission.job_id).where(
-        Submission.organization_id == request.organization_id,
-        Submission.key_id == request.key_id,
+        Submission.organization_id == request.by.organization_id,
+        Submission.key_id == request.by.key_id,
         Submission.body_sha256 == request.body_sha256,
         Submission.idempotency_key.is_(None),
         Submission.created_at > func.now() - RETRIED_WITHIN,

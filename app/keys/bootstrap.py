@@ -16,7 +16,7 @@ async def first_key(database_url: str, pepper: str, key_file: Path) -> str:
         return found
     async with connected(database_url) as db, db.transaction() as tx:
         key = await service.create(
-            tx, organization=ORGANIZATION, name="first", pepper=pepper, admin=True
+            tx, organization=ORGANIZATION, name="first", pepper=pepper, scope=service.Scope.ADMIN
         )
     _write(key_file, key)
     return key

@@ -3,84 +3,200 @@
 import hashlib
 import hmac
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.errors import InvalidApiKey, NotFound
-from app.ids import new_id, token
+from app import audit
+from app.audit import Actor
+from app.errors import InsufficientPermissions, InvalidApiKey, InvalidRequest, NotFound
+from app.ids import token
+from app.organizations import service as organizations
 from app.tables import ApiKey, Organization
 
 ID_LENGTH = 12
 SECRET_LENGTH = 36
 
+_EXPIRED = and_(ApiKey.expires_at.is_not(None), ApiKey.expires_at <= func.now())
+LIVE = and_(
+    ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
+)
+STATE = case((ApiKey.revoked_at.is_not(None), "revoked"), (_EXPIRED, "expired"), else_="live")
+
+
+class Scope(StrEnum):
+    """What a key may do; each includes those before it."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+    def includes(self, needed: "Scope") -> bool:
+        """Say whether a key of this scope may do what needs the other."""
+        order = list(Scope)
+        return order.index(self) >= order.index(needed)
+
 
 @dataclass(frozen=True)
-class Caller:
+class Caller(Actor):
     """Who asks: every query of theirs carries the organization."""
 
-    organization_id: str
     key_id: str
-    admin: bool = False
+    scope: Scope = Scope.READ
+
+    def require(self, needed: Scope) -> None:
+        """Let pass a key that may do this.
+
+        Raises:
+            InsufficientPermissions: it may not.
+        """
+        if not self.scope.includes(needed):
+            raise InsufficientPermissions(
+                f"This needs a key with the scope {needed.value!r}; {self.key_id} has"
+                f" {self.scope.value!r}. Ask an administrator of your organization for another."
+            )
+
+
+@dataclass(frozen=True)
+class Made:
+    """A key and, this once, its secret in the clear."""
+
+    key: ApiKey
+    secret: str
 
 
 async def create(
-    tx: AsyncSession, *, organization: str, name: str, pepper: str, admin: bool = False
+    tx: AsyncSession,
+    *,
+    organization: str,
+    name: str,
+    pepper: str,
+    scope: Scope = Scope.WRITE,
+    expires_days: int | None = None,
 ) -> str:
     """Make a key for an organization (made too, when it is new) and return it in the clear."""
+    owner = await organizations.get_or_make(tx, organization)
+    operator = Actor(owner.id)
+    made = await make(
+        tx, operator, name=name, pepper=pepper, scope=scope, expires_days=expires_days
+    )
+    return made.secret
+
+
+async def make(
+    tx: AsyncSession,
+    by: Actor,
+    *,
+    name: str,
+    pepper: str,
+    scope: Scope,
+    expires_days: int | None,
+) -> Made:
+    """Make a key for the organization of who asks."""
     key_id, secret = token(ID_LENGTH), token(SECRET_LENGTH)
-    organization_id = await _organization_id(tx, organization)
-    tx.add(
-        ApiKey(
-            id=key_id,
-            organization_id=organization_id,
-            name=name,
-            admin=admin,
-            digest=digest(secret, pepper),
-            expires_at=None,
-            revoked_at=None,
-        )
+    key = ApiKey(
+        id=key_id,
+        organization_id=by.organization_id,
+        name=name,
+        scope=scope,
+        digest=digest(secret, pepper),
+        expires_at=None if expires_days is None else _after(days=expires_days),
+    )
+    tx.add(key)
+    audit.record(
+        tx,
+        by,
+        "key.created",
+        key_id,
+        {"name": name, "scope": scope, "expires_days": expires_days},
     )
     await tx.flush()
-    return f"sk-{key_id}{secret}"
+    await tx.refresh(key)
+    return Made(key, f"sk-{key_id}{secret}")
 
 
-async def revoke(tx: AsyncSession, key_id: str) -> None:
-    """Make a key useless at once.
+async def rotate(
+    tx: AsyncSession, key: ApiKey, by: Actor, *, pepper: str, grace_minutes: int = 0
+) -> Made:
+    """Give a key a new secret at once; the old one is good for some minutes more.
+
+    A secret from before that ends now, whatever was left of its own grace.
 
     Raises:
-        NotFound: there is no such key.
+        InvalidRequest: the key is revoked or has expired.
     """
-    key = await tx.get(ApiKey, key_id)
-    if key is None:
-        raise NotFound(f"No key {key_id}; `basin keys list` shows them.")
-    key.revoked_at = func.now()
+    if await _state(tx, key) != "live":
+        raise InvalidRequest(f"Key {key.id} is revoked or has expired; make a new one.")
+    secret = token(SECRET_LENGTH)
+    key.previous_digest, key.previous_until = None, None
+    if grace_minutes:
+        key.previous_digest = key.digest
+        key.previous_until = _after(minutes=grace_minutes)
+    key.digest = digest(secret, pepper)
+    audit.record(tx, by, "key.rotated", key.id, {"grace_minutes": grace_minutes})
     await tx.flush()
+    await tx.refresh(key)
+    return Made(key, f"sk-{key.id}{secret}")
 
 
-async def list_keys(tx: AsyncSession) -> list[tuple[ApiKey, Organization]]:
-    """Return every key with its organization, oldest first."""
-    query = select(ApiKey, Organization).join(
+async def revoke(tx: AsyncSession, key: ApiKey, by: Actor) -> None:
+    """Make a key useless at once, and what is left of its old secret too."""
+    if key.revoked_at is None:
+        key.revoked_at = func.now()
+        audit.record(tx, by, "key.revoked", key.id)
+        await tx.flush()
+
+
+async def get(tx: AsyncSession, key_id: str, *, organization_id: str | None = None) -> ApiKey:
+    """Return a key, of one organization or for the operator of any, and hold it.
+
+    Raises:
+        NotFound: no such key, or another tenant's.
+    """
+    query = select(ApiKey).where(ApiKey.id == key_id)
+    if organization_id is not None:
+        query = query.where(ApiKey.organization_id == organization_id)
+    key = (await tx.execute(query.with_for_update(key_share=True))).scalar_one_or_none()
+    if key is None:
+        raise NotFound(f"No key {key_id}.", param="key_id")
+    return key
+
+
+async def list_keys(
+    tx: AsyncSession, organization_id: str | None = None
+) -> list[tuple[ApiKey, str, str]]:
+    """Return keys oldest first, each with its organization's name and its state."""
+    query = select(ApiKey, Organization.name, STATE).join(
         Organization, ApiKey.organization_id == Organization.id
     )
-    rows = await tx.execute(query.order_by(ApiKey.created_at))
-    return [(key, organization) for key, organization in rows]
+    if organization_id is not None:
+        query = query.where(ApiKey.organization_id == organization_id)
+    rows = await tx.execute(query.order_by(ApiKey.created_at, ApiKey.id))
+    return [(key, organization, state) for key, organization, state in rows]
 
 
-async def authenticate(tx: AsyncSession, bearer: str, *, pepper: str) -> Caller:
-    """Return who holds the key.
+async def authenticate(
+    tx: AsyncSession, bearer: str, *, pepper: str, ip: str | None, request_id: str | None
+) -> Caller:
+    """Return who holds the key. Asked of the database each time: a revoked key ends at once.
 
     Raises:
         InvalidApiKey: unknown, revoked or expired; the message is the same for all three.
     """
     key_id, secret = bearer[3 : 3 + ID_LENGTH], bearer[3 + ID_LENGTH :]
-    live = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
-    query = select(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None), live)
-    key = (await tx.execute(query)).scalar_one_or_none()
-    kept = key.digest if key else b""
-    if key is None or not hmac.compare_digest(kept, digest(secret, pepper)):
+    in_grace = ApiKey.previous_until > func.now()
+    query = select(ApiKey, case((in_grace, ApiKey.previous_digest)).label("previous")).where(
+        ApiKey.id == key_id, LIVE
+    )
+    found = (await tx.execute(query)).one_or_none()
+    key, previous = found or (None, None)
+    given = digest(secret, pepper)
+    good = [hmac.compare_digest(kept or b"", given) for kept in (key and key.digest, previous)]
+    if key is None or not any(good):
         raise InvalidApiKey("Incorrect API key. Make one with `basin keys create`.")
-    return Caller(organization_id=key.organization_id, key_id=key.id, admin=key.admin)
+    return Caller(key.organization_id, key.id, ip, request_id, Scope(key.scope))
 
 
 def digest(secret: str, pepper: str) -> bytes:
@@ -88,12 +204,12 @@ def digest(secret: str, pepper: str) -> bytes:
     return hmac.new(pepper.encode(), secret.encode(), hashlib.sha256).digest()
 
 
-async def _organization_id(tx: AsyncSession, name: str) -> str:
-    query = select(Organization.id).where(Organization.name == name)
-    found = (await tx.execute(query)).scalar_one_or_none()
-    if found:
-        return found
-    organization = Organization(id=new_id("org-"), name=name)
-    tx.add(organization)
-    await tx.flush()
-    return organization.id
+async def _state(tx: AsyncSession, key: ApiKey) -> str:
+    found = await tx.execute(select(STATE).where(ApiKey.id == key.id))
+    state: str = found.scalar_one()
+    return state
+
+
+def _after(*, days: int = 0, minutes: int = 0) -> Any:
+    """The moment so long from now, by the database's clock."""
+    return func.now() + func.make_interval(0, 0, 0, days, 0, minutes)

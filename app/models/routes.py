@@ -2,9 +2,10 @@
 
 from fastapi import APIRouter
 
+from app import audit
 from app.models import service
 from app.models.schemas import ModelDeletedOut, ModelList, ModelOut
-from app.web import Caller, Config, Tx
+from app.web import Caller, Config, Tx, Writer
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -24,7 +25,8 @@ async def get_model(model: str, tx: Tx, caller: Caller, settings: Config) -> Mod
 
 
 @router.delete("/{model:path}", response_model=ModelDeletedOut)
-async def delete_model(model: str, tx: Tx, caller: Caller, settings: Config) -> ModelDeletedOut:
+async def delete_model(model: str, tx: Tx, caller: Writer, settings: Config) -> ModelDeletedOut:
     """Delete a fine-tuned model of yours, with its adapter; its job stays."""
+    audit.record(tx, caller, "model.deleted", model)
     await service.delete_model(tx, caller.organization_id, settings, model)
     return ModelDeletedOut(id=model, object="model", deleted=True)

@@ -4,6 +4,7 @@ from typing import Literal
 
 from fastapi import APIRouter
 
+from app import audit
 from app.paging import ListOut, list_out
 from app.permissions import service
 from app.permissions.schemas import (
@@ -26,6 +27,9 @@ async def create_permissions(
 ) -> ListOut[PermissionOut]:
     """Share a fine-tuned model, or one of a checkpoint, with other organizations."""
     shared = await service.create(tx, caller.organization_id, checkpoint, body.project_ids)
+    for each in shared:
+        told = {"model": checkpoint, "project_id": each.project_id}
+        audit.record(tx, caller, "permission.created", each.id, told)
     return list_out([permission_out(each) for each in shared], has_more=False)
 
 
@@ -58,5 +62,6 @@ async def delete_permission(
     checkpoint: str, permission_id: str, tx: Tx, caller: Admin
 ) -> PermissionDeletedOut:
     """Share a model no longer."""
+    audit.record(tx, caller, "permission.deleted", permission_id, {"model": checkpoint})
     await service.revoke(tx, caller.organization_id, checkpoint, permission_id)
     return PermissionDeletedOut(id=permission_id, object="checkpoint.permission", deleted=True)

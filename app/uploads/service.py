@@ -9,13 +9,15 @@ from typing import Literal, cast
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import blobs
+from app import audit, blobs
+from app.audit import Actor
 from app.blobs import BlobGone
 from app.db import Database
 from app.errors import FileTooLarge, InvalidFile, InvalidRequest, InvalidUploadState, NotFound
 from app.files import service as files
 from app.files.service import Label
 from app.ids import new_id
+from app.organizations import quotas
 from app.tables import File, Upload, UploadPart
 
 PART_BYTES = 64 << 20
@@ -45,10 +47,12 @@ async def create(
     Raises:
         FileTooLarge: more than `max_bytes` are announced.
         InvalidRequest: a purpose there is not.
+        QuotaExceeded: the organization has no room for it.
     """
     files.check_purpose(asked.purpose)
     if asked.size_bytes > max_bytes:
         raise FileTooLarge(f"The file is larger than {max_bytes} bytes.", param="bytes")
+    await quotas.check_stored(tx, organization_id, more_bytes=asked.size_bytes)
     upload = Upload(
         id=new_id("upload_"),
         organization_id=organization_id,
@@ -66,7 +70,7 @@ async def create(
 
 
 async def add_part(
-    db: Database, organization_id: str, upload_id: str, stream: AsyncIterator[bytes]
+    db: Database, by: Actor, upload_id: str, stream: AsyncIterator[bytes]
 ) -> UploadPart:
     """Store a part with constant memory; nothing of it stays when it is refused.
 
@@ -74,13 +78,16 @@ async def add_part(
         FileTooLarge: the part, or all of them together.
         InvalidUploadState: the upload is over.
         NotFound: no such upload, or another tenant's.
+        QuotaExceeded: the organization has no room for it.
     """
     async with db.transaction() as tx:
-        _require_pending(await get(tx, organization_id, upload_id))
-    stored = await blobs.write(db, organization_id, _limited(stream))
+        _require_pending(await get(tx, by.organization_id, upload_id))
+        await quotas.check_stored(tx, by.organization_id, more_bytes=0)
+    stored = await blobs.write(db, by.organization_id, _limited(stream))
     try:
         async with db.transaction() as tx:
-            upload = await get(tx, organization_id, upload_id, hold=True)
+            await quotas.check_stored(tx, by.organization_id, more_bytes=stored.size)
+            upload = await get(tx, by.organization_id, upload_id, hold=True)
             _require_pending(upload)
             await _check_room(tx, upload, stored.size)
             await blobs.seal(tx, stored)
@@ -93,6 +100,8 @@ async def add_part(
             tx.add(part)
             await tx.flush()
             await tx.refresh(part)
+            told = {"part": part.id, "bytes": part.size_bytes}
+            audit.record(tx, by, "upload.part_added", upload_id, told)
             return part
     except BaseException:
         async with db.transaction() as tx:
@@ -101,7 +110,7 @@ async def add_part(
 
 
 async def complete(
-    db: Database, organization_id: str, upload_id: str, part_ids: Sequence[str], md5: str | None
+    db: Database, by: Actor, upload_id: str, part_ids: Sequence[str], md5: str | None
 ) -> tuple[Upload, File | None]:
     """Make one file of the parts, checked like one that came whole. Completing twice is no error.
 
@@ -114,7 +123,7 @@ async def complete(
         NotFound: no such upload, or another tenant's.
     """
     async with db.transaction() as tx:
-        upload = await get(tx, organization_id, upload_id)
+        upload = await get(tx, by.organization_id, upload_id)
         if upload.status == "completed":
             return upload, await _file_of(tx, upload)
         _require_pending(upload)
@@ -124,24 +133,26 @@ async def complete(
     async def close(tx: AsyncSession, file: File) -> None:
         if not await _end(tx, upload_id, "completed", file_id=file.id):
             raise InvalidUploadState(f"{upload_id} was cancelled meanwhile.")
+        audit.record(tx, by, "upload.completed", upload_id, {"file": file.id})
 
     try:
         await files.upload(
             db,
-            organization_id,
+            by,
             _joined(db, parts, digest),
             lambda: _label(upload, md5, digest.hexdigest()),
             max_bytes=upload.size_bytes,
+            stored_already=True,
             adopt=close,
         )
     except (InvalidUploadState, BlobGone):
         # The same request, sent again while the first was at work: its file is the answer.
         async with db.transaction() as tx:
-            upload = await get(tx, organization_id, upload_id)
+            upload = await get(tx, by.organization_id, upload_id)
         if upload.status != "completed":
             raise
     async with db.transaction() as tx:
-        upload = await get(tx, organization_id, upload_id)
+        upload = await get(tx, by.organization_id, upload_id)
         return upload, await _file_of(tx, upload)
 
 

@@ -67,9 +67,19 @@ async def alive(tx: AsyncSession) -> list[Node]:
 
 
 def why_waiting(
-    nodes: Sequence[Node], *, needed: int, ahead: int, retry_at: datetime | None = None
+    nodes: Sequence[Node],
+    *,
+    needed: int,
+    ahead: int,
+    retry_at: datetime | None = None,
+    full: bool = False,
 ) -> str:
     """Say in a sentence why a job that needs so many devices does not run yet."""
+    if full:
+        return (
+            "Your organization runs as many jobs at once as it may;"
+            " this one can start when one of them ends."
+        )
     if retry_at is not None and retry_at > datetime.now(UTC):
         return f"Its run was killed; it is tried again at {retry_at:%H:%M:%S} UTC."
     wanted = "1 device" if needed == 1 else f"{needed} devices"

@@ -1,5 +1,6 @@
 """Rows as the service leaves them, without its ceremony."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -7,10 +8,11 @@ from sqlalchemy import text
 
 from app import blobs
 from app.blobs import StoredBytes
-from app.db import Database
+from app.db import Database, connected
 from app.files import service as files
 from app.ids import new_id
 from app.jobs.states import JobStatus
+from app.settings import Settings
 from app.tables import Base, Checkpoint, File, Job, Organization, ResumeState, UploadPart
 from app.uploads import service as uploads
 from app.uploads.service import NewUpload
@@ -26,6 +28,16 @@ async def run(db: Database, statement: str, **values: Any) -> Any:
     async with db.transaction() as tx:
         result = await tx.execute(text(statement), values)
         return result.scalar() if result.returns_rows else None
+
+
+def run_now(settings: Settings, statement: str, **values: Any) -> Any:
+    """Execute SQL from a test that is not asynchronous."""
+
+    async def connect_and_run() -> Any:
+        async with connected(settings.database_url) as db:
+            return await run(db, statement, **values)
+
+    return asyncio.run(connect_and_run())
 
 
 async def exists(db: Database, table: type[Base], key: Any) -> bool:
@@ -91,9 +103,9 @@ async def make_job(
     return job.id
 
 
-async def make_checkpoint(db: Database, job_id: str, blob_id: str) -> str:
+async def make_checkpoint(db: Database, job_id: str, blob_id: str, *, model: str = "ft:x") -> str:
     row = Checkpoint(
-        id=new_id("ftckpt_"), job_id=job_id, step=5, metrics={}, model="ft:x", blob_id=blob_id
+        id=new_id("ftckpt_"), job_id=job_id, step=5, metrics={}, model=model, blob_id=blob_id
     )
     async with db.transaction() as tx:
         tx.add(row)

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import make_url
 
 from app import blobs
+from app.audit import Actor
 from app.blobs import CHUNK_BYTES, StoredBytes
 from app.db import Database, connected
 from app.embedded import Services
@@ -68,7 +69,7 @@ async def fill(db: Database, folder: Path) -> tuple[str, StoredBytes, str]:
         await keys.create(tx, organization="acme", name="laptop", pepper=PEPPER)
     file = await files.upload(
         db,
-        organization,
+        Actor(organization),
         stream(jsonl(30_000)),
         lambda: Label("train.jsonl", files.TRAINING_PURPOSE),
         max_bytes=1 << 30,

@@ -48,7 +48,7 @@ def test_only_a_key_that_was_made_for_it_is_an_admins(api: Api, settings: ApiSet
     path = "/fine_tuning/checkpoints/ft:none/permissions"
 
     plain = basin("keys", "create", "--org", "cli", env=env).stdout.strip()
-    admin = basin("keys", "create", "--org", "cli", "--admin", env=env).stdout.strip()
+    admin = basin("keys", "create", "--org", "cli", "--scope", "admin", env=env).stdout.strip()
     listed = basin("keys", "list", env=env | {"COLUMNS": "200"}).stdout
 
     with api.http(plain) as mine, api.http(admin) as theirs:

@@ -20,6 +20,7 @@ from app.jobs.defaults import Facts
 from app.jobs.schemas import CreateJob
 from app.jobs.spec import DataSpec
 from app.jobs.states import JobStatus
+from app.keys.service import Scope
 from app.tables import Checkpoint, Job, Organization
 from tests.app.records import ready_blob, run
 from tests.conftest import Api
@@ -104,13 +105,13 @@ def _job(job_id: str, organization_id: str, model: str, blob_id: str) -> Job:
 
 @pytest.fixture(scope="module")
 def admin(api: Api, organization: str) -> Iterator[httpx.Client]:
-    with api.http(api.key(organization, admin=True)) as client:
+    with api.http(api.key(organization, Scope.ADMIN)) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def partner_key(api: Api) -> str:
-    return api.key(f"partner-{token(6)}", admin=True)
+    return api.key(f"partner-{token(6)}", Scope.ADMIN)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ def test_sharing_twice_makes_one_permission(admin: httpx.Client, partner_id: str
 def test_the_official_client_shares_lists_and_revokes(
     api: Api, organization: str, partner_id: str, tuned: Tuned
 ):
-    with api.openai(api.key(organization, admin=True)) as client:
+    with api.openai(api.key(organization, Scope.ADMIN)) as client:
         calls = client.fine_tuning.checkpoints.permissions
         calls.create(tuned.model, project_ids=[partner_id])
         found = list(calls.list(tuned.model))

@@ -205,6 +205,7 @@ class Cluster:
 
     def _environment(self, data: Path) -> dict[str, str]:
         return inherited_environment() | {
+            "BASIN_REQUESTS_PER_MINUTE": "0",
             "BASIN_DATABASE_URL": self.services.database_url,
             "BASIN_REDIS_URL": self.services.redis_url,
             "BASIN_KEY_PEPPER": PEPPER,

@@ -17,9 +17,10 @@ from pathlib import Path
 from app import migrate
 from app.embedded import run_services
 from app.settings import ApiSettings, inherited_environment
-from tests.conftest import answers, environment, free_port, wait_until
+from tests.conftest import environment
 from tests.contract.placeholders import MODELS, make_model
 from tests.factories import PEPPER
+from tests.waiting import answers, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / ".basin" / "conformance"
@@ -64,6 +65,7 @@ def served(scratch: Path) -> Iterator[str]:
             key_pepper=PEPPER,
             models_dir=models,
             data_dir=scratch / "worker",
+            requests_per_minute=0,  # a test never waits
         )
         port = free_port()
         command = [sys.executable, "-m", "uvicorn", "tests.contract.placeholders:app_from_env"]

@@ -89,7 +89,7 @@ def organizations() -> list[Base]:
         id=KEY[3 : 3 + ID_LENGTH],
         organization_id=ORGANIZATION,
         name=KEY,
-        admin=True,
+        scope="admin",
         digest=digest(KEY[3 + ID_LENGTH :], PEPPER),
     )
     names = (ORGANIZATION, *PROJECTS)

@@ -1,0 +1,52 @@
+"""What the commands share: the terminal, and which server they speak to."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from app import up
+from app.embedded import ServiceError, find_services
+from app.errors import ApiError
+from app.settings import Settings, inherited_environment
+
+out = Console()
+
+DEFAULT_DATA = Path(".basin")
+Needed = TypeVar("Needed", bound=Settings)
+Data = Annotated[Path, typer.Option(help="Folder of a running `basin up`, unless BASIN_… is set.")]
+
+
+def settings_of(data: Path, kind: type[Needed]) -> Needed:
+    """Return the environment's settings; without any, those of the server that `basin up` runs."""
+    try:
+        if "BASIN_DATABASE_URL" in inherited_environment():
+            return kind()
+        services = find_services(data)
+        given: dict[str, Any] = {
+            "database_url": services.database_url,
+            "redis_url": services.redis_url,
+            "key_pepper": (data / up.PEPPER).read_text(),
+        }
+        return kind(**given)
+    except ServiceError as error:
+        print(error, file=sys.stderr)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(map(str, problem["loc"])).upper()
+            print(f"BASIN_{name}: {problem['msg']}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Tell what was refused as a wrong argument, without a traceback."""
+    try:
+        yield
+    except ApiError as error:
+        raise typer.BadParameter(error.message) from error

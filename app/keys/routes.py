@@ -1,0 +1,63 @@
+"""/v1/organization/keys"""
+
+from fastapi import APIRouter
+
+from app.keys import service
+from app.keys.schemas import (
+    CreateKey,
+    KeyOut,
+    RevokedOut,
+    RotateKey,
+    SecretKeyOut,
+    key_out,
+    secret_key_out,
+)
+from app.paging import ListOut, list_out
+from app.web import Admin, Config, Tx
+
+router = APIRouter(prefix="/v1/organization/keys", tags=["organization"])
+
+
+@router.get("", response_model=ListOut[KeyOut])
+async def list_keys(tx: Tx, caller: Admin) -> ListOut[KeyOut]:
+    """List the keys of your organization, those that ended too, oldest first."""
+    found = await service.list_keys(tx, caller.organization_id)
+    return list_out([key_out(key, state) for key, _, state in found], has_more=False)
+
+
+@router.post("", response_model=SecretKeyOut)
+async def create_key(body: CreateKey, tx: Tx, caller: Admin, settings: Config) -> SecretKeyOut:
+    """Make a key of your organization; its secret is shown this once."""
+    made = await service.make(
+        tx,
+        caller,
+        name=body.name,
+        scope=body.scope,
+        expires_days=body.expires_days,
+        pepper=settings.key_pepper.get_secret_value(),
+    )
+    return secret_key_out(made)
+
+
+@router.post("/{key_id}/rotate", response_model=SecretKeyOut)
+async def rotate_key(
+    key_id: str, tx: Tx, caller: Admin, settings: Config, body: RotateKey | None = None
+) -> SecretKeyOut:
+    """Give a key a new secret at once, shown this once; the old one may be good for a grace."""
+    key = await service.get(tx, key_id, organization_id=caller.organization_id)
+    made = await service.rotate(
+        tx,
+        key,
+        caller,
+        pepper=settings.key_pepper.get_secret_value(),
+        grace_minutes=body.grace_minutes if body else 0,
+    )
+    return secret_key_out(made)
+
+
+@router.delete("/{key_id}", response_model=RevokedOut)
+async def revoke_key(key_id: str, tx: Tx, caller: Admin) -> RevokedOut:
+    """Make a key useless at once; also the one that asks, which cannot take it back."""
+    key = await service.get(tx, key_id, organization_id=caller.organization_id)
+    await service.revoke(tx, key, caller)
+    return RevokedOut(id=key_id, object="organization.key", deleted=True)

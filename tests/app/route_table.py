@@ -1,0 +1,74 @@
+"""The routes there are, read off the application itself: a new one is tested by being there."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from starlette.routing import BaseRoute
+
+from app.main import create_app
+from app.settings import ApiSettings
+
+# What anybody may ask, without a key: whether the service lives, and how it is spoken to.
+OPEN = {"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+OPEN_FOLDERS = {"/static-offline-docs"}
+
+LOOKS = {"GET", "HEAD"}
+# What is no GET for the length of what it is given, and leaves nothing behind.
+CHANGES_NOTHING = {
+    "POST /v1/fine_tuning/alpha/graders/run",
+    "POST /v1/fine_tuning/alpha/graders/validate",
+}
+
+
+@dataclass(frozen=True)
+class Route:
+    """A method and a path; `parameters` are the names in it."""
+
+    method: str
+    path: str
+
+    @property
+    def parameters(self) -> list[str]:
+        return re.findall(r"{(\w+)(?::\w+)?}", self.path)
+
+    def at(self, values: dict[str, str]) -> str:
+        """The path with values for its parameters."""
+        return re.sub(r"{(\w+)(?::\w+)?}", lambda match: values[match[1]], self.path)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+def routes() -> list[Route]:
+    settings = ApiSettings(
+        database_url="postgresql+psycopg://nobody@localhost/nothing",
+        redis_url="redis://localhost:1/0",
+        key_pepper="a pepper for the routes only",
+    )
+    found = _flat(create_app(settings).routes)
+    return sorted(found, key=lambda route: (route.path, route.method))
+
+
+def closed_routes() -> list[Route]:
+    """Those that ask for a key."""
+    return [route for route in routes() if route.path not in OPEN | OPEN_FOLDERS]
+
+
+def changing_routes() -> list[Route]:
+    """Those that change something, for which a key that may look is not enough."""
+    return [
+        route
+        for route in closed_routes()
+        if route.method not in LOOKS and str(route) not in CHANGES_NOTHING
+    ]
+
+
+def _flat(found: Iterable[BaseRoute]) -> Iterator[Route]:
+    for route in found:
+        included = getattr(route, "original_router", None)
+        if included is not None:
+            yield from _flat(included.routes)
+            continue
+        for method in getattr(route, "methods", None) or {"GET"}:
+            yield Route(method, route.path)

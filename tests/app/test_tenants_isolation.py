@@ -1,0 +1,226 @@
+"""Nobody reaches what belongs to another organization, by any route there is."""
+
+import asyncio
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import func, text, update
+
+from app.db import connected
+from app.jobs.states import JobStatus
+from app.keys.service import Scope
+from app.tables import Attempt, Base, Job, LogChunk
+from tests.app import records
+from tests.app.route_table import Route, closed_routes
+from tests.app.test_jobs_api import submit
+from tests.conftest import Api
+from tests.factories import jsonl
+
+ENVELOPE = {"message", "type", "param", "code"}
+CANARY = "canary"  # stands in all that the other organization wrote
+
+# What a route with a required body is sent, by its method and path.
+PERMISSIONS = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"
+BODIES: dict[str, Any] = {
+    "POST /v1/uploads/{upload_id}/complete": {"part_ids": []},
+    f"POST {PERMISSIONS}": {"project_ids": ["org-nobody"]},
+}
+# What a route that takes bytes is sent.
+UPLOADED: dict[str, Any] = {"POST /v1/uploads/{upload_id}/parts": {"data": b"ours"}}
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """The things of another organization; `ids` by the names that paths have for them."""
+
+    organization_id: str
+    ids: dict[str, str]
+
+
+ADDRESSED = [route for route in closed_routes() if route.parameters]
+LISTS = [
+    route
+    for route in closed_routes()
+    if not route.parameters and route.method == "GET" and route.path != "/v1/models"
+]
+
+
+@pytest.fixture(scope="module")
+def theirs(api: Api) -> Theirs:
+    return make_theirs(api)
+
+
+@pytest.fixture(scope="module")
+def nosy(api: Api) -> Iterator[httpx.Client]:
+    """An administrator of another organization: not for want of a scope is anything refused."""
+    with api.http(api.key("nosy", Scope.ADMIN)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("route", ADDRESSED, ids=str)
+def test_a_foreign_id_is_a_404_that_tells_nothing_and_changes_nothing(
+    api: Api, nosy: httpx.Client, theirs: Theirs, route: Route
+):
+    before = snapshot(api, theirs)
+
+    answer = nosy.request(
+        route.method,
+        api.url + route.at(ids_for(route, theirs)),
+        json=BODIES.get(str(route)),
+        files=UPLOADED.get(str(route)),
+    )
+
+    assert answer.status_code != 400 or "issing" not in answer.text, (
+        f"{route} needs a body before it looks for its thing: put one into BODIES in {__file__}."
+    )
+    assert answer.status_code == 404, f"{route}: {answer.text}"
+    if route.method != "HEAD":
+        assert set(answer.json()["error"]) == ENVELOPE
+    assert not traces(answer, theirs)
+    assert before["jobs"] and before["files"] and before["upload_parts"]
+    assert snapshot(api, theirs) == before
+
+
+@pytest.mark.parametrize("route", LISTS, ids=str)
+def test_a_list_shows_nothing_of_others_whatever_it_starts_after(
+    api: Api, nosy: httpx.Client, theirs: Theirs, route: Route
+):
+    answers = [
+        nosy.get(api.url + route.path, params={"after": after} if after else None)
+        for after in (None, *theirs.ids.values())
+    ]
+
+    assert not [trace for answer in answers for trace in traces(answer, theirs)]
+    assert {answer.status_code for answer in answers} <= {200, 404}
+
+
+def test_models_of_others_are_not_listed(nosy: httpx.Client, theirs: Theirs):
+    listed = nosy.get("/models")
+
+    assert listed.json()["data"] and not traces(listed, theirs)
+
+
+def test_the_owner_sees_what_others_do_not(api: Api, theirs: Theirs):
+    """Else a 404 above would prove nothing."""
+    with api.http(api.key(f"{CANARY}-org", Scope.ADMIN)) as owner:
+        looks = [route for route in ADDRESSED if route.method in ("GET", "HEAD")]
+        seen = {
+            str(route): owner.request(route.method, api.url + route.at(ids_for(route, theirs)))
+            for route in looks
+        }
+
+    assert {name: answer.status_code for name, answer in seen.items()} == dict.fromkeys(seen, 200)
+
+
+def ids_for(route: Route, theirs: Theirs) -> dict[str, str]:
+    unknown = set(route.parameters) - set(theirs.ids)
+    assert not unknown, (
+        f"{route} has the path parameter {unknown}, of which nobody knows whose it is: add a"
+        f" foreign one to `ids` in make_theirs in {__file__}."
+    )
+    return theirs.ids
+
+
+def traces(answer: httpx.Response, theirs: Theirs) -> list[str]:
+    """What an answer tells of the others, besides the ids that were asked for."""
+    told = answer.text + json.dumps(dict(answer.headers))
+    for asked in sorted(theirs.ids.values(), key=len, reverse=True):
+        told = told.replace(asked, "…")
+    return [trace for trace in (CANARY, theirs.organization_id) if trace in told]
+
+
+def make_theirs(api: Api) -> Theirs:
+    """One of everything that a path can name, full of canaries."""
+    key = api.key(f"{CANARY}-org", Scope.ADMIN)
+    with api.http(key) as owner:
+        upload = {"file": (f"{CANARY}.jsonl", jsonl(10))}
+        file_id = owner.post("/files", files=upload, data={"purpose": "fine-tune"}).json()["id"]
+        job = submit(owner, file_id, suffix=CANARY, metadata={CANARY: CANARY}).json()
+        model = f"ft:tiny-llama:{CANARY}:{job['id'][-8:]}"
+        checkpoint_id = asyncio.run(succeed(api, job, model))
+        partner_id = asyncio.run(make_partner(api))
+        path = PERMISSIONS.replace("{checkpoint:path}", model)
+        shared = owner.post(api.url + path, json={"project_ids": [partner_id]}).json()
+        about = {"filename": f"{CANARY}.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune"}
+        upload_id = owner.post("/uploads", json=about | {"bytes": 6}).json()["id"]
+        owner.post(f"/uploads/{upload_id}/parts", files={"data": CANARY.encode()})
+    ids = {
+        "job_id": job["id"],
+        "file_id": file_id,
+        "checkpoint_id": checkpoint_id,
+        "name": f"{CANARY}.bin",
+        "model": model,
+        "checkpoint": model,
+        "permission_id": shared["data"][0]["id"],
+        "upload_id": upload_id,
+        "key_id": key[3:15],
+    }
+    return Theirs(job["organization_id"], ids)
+
+
+async def succeed(api: Api, job: dict[str, Any], model: str) -> str:
+    """Leave what a run leaves; return the checkpoint's id."""
+    job_id, organization_id = job["id"], job["organization_id"]
+    async with connected(api.settings.database_url) as db:
+        adapter = await records.ready_blob(db, organization_id, archive_of(f"{CANARY}.bin"))
+        kept = await records.ready_blob(db, organization_id, CANARY.encode())
+        async with db.transaction() as tx:
+            tx.add(LogChunk(job_id=job_id, attempt=1, text=CANARY))
+            tx.add(Attempt(job_id=job_id, number=1, worker=CANARY, ended_at=func.now()))
+            values = {"fine_tuned_model": model, "adapter_blob_id": adapter.blob_id}
+            done = update(Job).where(Job.id == job_id)
+            await tx.execute(done.values(status=JobStatus.SUCCEEDED, **values))
+        return await records.make_checkpoint(db, job_id, kept.blob_id)
+
+
+def archive_of(name: str) -> bytes:
+    """A tar of one file."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = len(CANARY)
+        tar.addfile(member, io.BytesIO(CANARY.encode()))
+    return packed.getvalue()
+
+
+async def make_partner(api: Api) -> str:
+    async with connected(api.settings.database_url) as db:
+        return await records.make_organization(db)
+
+
+def snapshot(api: Api, theirs: Theirs) -> dict[str, list[str]]:
+    """Every row that belongs to the others, as text."""
+
+    async def read() -> dict[str, list[str]]:
+        async with connected(api.settings.database_url) as db, db.transaction() as tx:
+            return {
+                table: list(await tx.scalars(text(query), {"org": theirs.organization_id}))
+                for table, query in queries().items()
+            }
+
+    return asyncio.run(read())
+
+
+def queries() -> dict[str, str]:
+    """How the rows of one organization are read out of each table."""
+    own = "organization_id = :org"
+    of_job = "job_id IN (SELECT id FROM jobs WHERE organization_id = :org)"
+    of_upload = "upload_id IN (SELECT id FROM uploads WHERE organization_id = :org)"
+    found = {"organizations": "id = :org"}
+    for table in Base.metadata.tables.values():
+        if "organization_id" in table.columns:
+            found[table.name] = own
+        elif "job_id" in table.columns:
+            found[table.name] = of_job
+        elif "upload_id" in table.columns:
+            found[table.name] = of_upload
+    return {
+        name: f"SELECT row_to_json(t)::text FROM {name} t WHERE {which} ORDER BY 1"
+        for name, which in found.items()
+    }
