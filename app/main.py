@@ -12,7 +12,9 @@ from app.db import connected
 from app.files import routes as files
 from app.graders import routes as graders
 from app.jobs import routes as jobs
+from app.jobs.stream import CHANNEL, Live
 from app.keys import routes as keys
+from app.listen import listening
 from app.models import routes as models
 from app.organizations import routes as organizations
 from app.permissions import routes as permissions
@@ -33,8 +35,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with connected(settings.database_url, pool_size=10) as db:
-            app.state.db = db
-            yield
+            app.state.db, app.state.live = db, Live(db)
+            async with listening(settings.database_url, CHANNEL, app.state.live.heard):
+                yield
         await app.state.buckets.close()
 
     # Offline: /docs serves its scripts itself, where FastAPI's would load them from a CDN.

@@ -255,6 +255,7 @@ class Job(Base):
 
     step: Mapped[int] = mapped_column(server_default="0")
     total_steps: Mapped[int]
+    metric_seq: Mapped[int] = mapped_column(server_default="0")  # of the metrics told last
     progress_at: Mapped[datetime | None]
     trained_tokens: Mapped[int | None]
     error_code: Mapped[str | None]
@@ -331,7 +332,10 @@ class ResumeState(Base):
 
 
 class JobEvent(Base):
-    """A line in a job's story; `seq` orders events of the same second."""
+    """A line in a job's story.
+
+    `seq` is drawn by a trigger while the job's row is locked: the later commit has the larger one.
+    """
 
     __tablename__ = "job_events"
     __table_args__ = (Index("ix_job_events_list", "job_id", "seq"),)
@@ -347,15 +351,23 @@ class JobEvent(Base):
 
 
 class Metric(Base):
-    """One value of one metric at one optimizer step; NaN and infinities are stored as such."""
+    """One value of one metric at one optimizer step; NaN and infinities are stored as such.
+
+    `seq` numbers what a job told, up to its `metric_seq`: the values told of a step together share
+    one, and the later commit has the larger one.
+    """
 
     __tablename__ = "metrics"
-    __table_args__ = (PrimaryKeyConstraint("job_id", "name", "step"),)
+    __table_args__ = (
+        PrimaryKeyConstraint("job_id", "name", "step"),
+        Index("ix_metrics_seq", "job_id", "seq"),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     name: Mapped[str]
     step: Mapped[int]
     attempt: Mapped[int]
+    seq: Mapped[int]
     value: Mapped[float]
     ts: Mapped[datetime]
 

@@ -1,8 +1,10 @@
 """The HTTP edge: what a route may ask for, and how an error leaves."""
 
+import asyncio
 import math
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import structlog
@@ -39,6 +41,7 @@ log = structlog.get_logger()
 REQUEST_ID_HEADER = "x-request-id"
 MAX_BODY_BYTES = 4 << 20  # of a request that is no upload
 STREAMED = re.compile("/v1/files|/v1/uploads/[^/]+/parts")  # these count for themselves
+SEND_TIMEOUT_S = 30.0  # for a piece of a stream to leave
 FORM_SLACK_BYTES = 64 << 10  # boundaries and the other fields of an upload
 bearer = HTTPBearer(auto_error=False, description="A key made by `basin keys create`.")
 
@@ -187,6 +190,32 @@ def parse_range(header: str | None, size: int) -> tuple[int, int]:
     if start >= stop:
         raise RangeNotSatisfiable(f"There are {size} bytes; the range {spec} is outside.")
     return start, stop
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; who does not take what is sent within a while is let go."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes]) -> None:
+        # A proxy that gathers before it passes on, or compresses, would hold the news back.
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, headers=headers)
+        self._events = events
+
+    async def stream_response(self, send: Send) -> None:
+        """Send what comes; whatever ends it, the generator is closed at once."""
+        head = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **head})
+        async with aclosing(self._events) as events:
+            async for chunk in events:
+                try:
+                    async with asyncio.timeout(SEND_TIMEOUT_S):
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                except TimeoutError:  # nor would it take an end: the server closes the connection
+                    log.info("stream.slow_watcher_left")
+                    return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def form_body(required: Sequence[str], properties: Mapping[str, object]) -> dict[str, Any]:

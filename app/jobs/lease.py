@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import bindparam, delete, func, literal, or_, select, text, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import blobs
@@ -30,6 +30,9 @@ MAX_LOST_ATTEMPTS = 3  # in a row, without a resume state in between
 RESUME_STATES = 2
 CANCEL_SILENCE_S = 15  # a worker that renews each second and was silent so long has gone
 RETRY_S = 10  # before a killed run is tried again; twice as long the next time
+_TOLD = {  # columns of a metric that differ within a batch
+    name: Metric.__table__.c[name].type for name in ("name", "step", "seq", "value", "ts")
+}
 _LEASE = text(f"now() + interval '{LEASE_S} seconds'")
 _EXPIRED = Job.lease_until < func.now()
 _SILENT = Job.lease_until < text(f"now() + interval '{LEASE_S - CANCEL_SILENCE_S} seconds'")
@@ -125,15 +128,16 @@ async def renew(tx: AsyncSession, held: Claim) -> str | None:
 
 
 async def record(tx: AsyncSession, held: Claim, said: Sequence[TrainEvent]) -> None:
-    """Store what a run said: metrics, the job's story, its progress. Call `renew` first."""
-    await _store_metrics(tx, held, said)
+    """Store what a run said: metrics, the job's story, its progress. Call `renew` first.
+
+    Raises:
+        LeaseLostError: the job is no longer this attempt's.
+    """
+    measured = [event for event in said if isinstance(event, StepDone | EvalDone)]
+    if measured:
+        await _store_metrics(tx, held, measured, first_seq=await _progress(tx, held, measured))
     for event in said:
         _tell(tx, held, event)
-    steps = [event for event in said if isinstance(event, StepDone)]
-    if steps:
-        last = steps[-1]
-        await tx.execute(_held(held).values(step=last.step, progress_at=_when(last)))
-        await tx.execute(_attempt(held).values(last_step=last.step))
     for event in said:
         if isinstance(event, Started):
             await tx.execute(_held(held).values(total_steps=event.total_steps))
@@ -418,31 +422,46 @@ def _poison(tx: AsyncSession, job: Job) -> None:
     events.add(tx, job.id, message, level="error", data={"code": "poison"})
 
 
-async def _store_metrics(tx: AsyncSession, held: Claim, said: Sequence[TrainEvent]) -> None:
+async def _progress(tx: AsyncSession, held: Claim, measured: Sequence[StepDone | EvalDone]) -> int:
+    """Write down how far the run came, and return the number that its metrics begin with."""
+    values: dict[str, Any] = {"metric_seq": Job.metric_seq + len(measured)}
+    steps = [event for event in measured if isinstance(event, StepDone)]
+    if steps:
+        values |= {"step": steps[-1].step, "progress_at": _when(steps[-1])}
+        await tx.execute(_attempt(held).values(last_step=steps[-1].step))
+    row = (await tx.execute(_held(held).values(values).returning(Job.metric_seq))).first()
+    if row is None:
+        raise LeaseLostError(f"{held.job_id} attempt {held.attempt}")
+    return int(row.metric_seq) - len(measured) + 1
+
+
+async def _store_metrics(
+    tx: AsyncSession, held: Claim, measured: Sequence[StepDone | EvalDone], *, first_seq: int
+) -> None:
+    """Put metrics in; what is told again, as its commit's answer was lost, stays where it was."""
     rows = {
-        (name, event.step): {
-            "job_id": held.job_id,
-            "name": name,
-            "step": event.step,
-            "attempt": held.attempt,
-            "value": value,
-            "ts": _when(event),
-        }
-        for event in said
-        if isinstance(event, StepDone | EvalDone)
+        (name, event.step): (name, event.step, seq, value, _when(event))
+        for seq, event in enumerate(measured, first_seq)
         for name, value in event.metrics.items()
     }
     if not rows:
         return
-    upsert = insert(Metric)
-    fresh = {key: upsert.excluded[key] for key in ("attempt", "value", "ts")}
+    # One statement with an array a column: several times as fast as a statement a row.
+    arrays = [
+        bindparam(column, list(values), type_=ARRAY(_TOLD[column]))
+        for column, values in zip(_TOLD, zip(*rows.values(), strict=True), strict=True)
+    ]
+    told = func.unnest(*arrays).table_valued(*_TOLD).render_derived()
+    values = select(literal(held.job_id), literal(held.attempt), *told.c)
+    upsert = insert(Metric).from_select(["job_id", "attempt", *_TOLD], values)
+    fresh = upsert.excluded
+    other = (Metric.attempt == fresh.attempt) & Metric.value.is_distinct_from(fresh.value)
     await tx.execute(
         upsert.on_conflict_do_update(
             index_elements=["job_id", "name", "step"],
-            set_=fresh,
-            where=Metric.attempt <= upsert.excluded.attempt,
-        ),
-        list(rows.values()),
+            set_={name: fresh[name] for name in ("attempt", "seq", "value", "ts")},
+            where=or_(Metric.attempt < fresh.attempt, other),
+        )
     )
 
 

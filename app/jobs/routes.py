@@ -24,9 +24,21 @@ from app.jobs.schemas import (
     event_out,
     job_out,
 )
+from app.jobs.stream import Live, Position
 from app.jobs.submissions import Request as Submitted
 from app.paging import ListOut, list_out
-from app.web import After, Caller, Config, Db, Limit, Ring, Tx, Writer, blob_response
+from app.web import (
+    After,
+    Caller,
+    Config,
+    Db,
+    EventStream,
+    Limit,
+    Ring,
+    Tx,
+    Writer,
+    blob_response,
+)
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
@@ -34,6 +46,11 @@ TAR = "application/x-tar"
 
 
 METADATA = re.compile(r"metadata\[(.+)\]")
+
+
+def _live(request: Request) -> Live:
+    live: Live = request.app.state.live
+    return live
 
 
 def _metadata(request: Request) -> dict[str, str]:
@@ -167,6 +184,33 @@ async def get_metrics(
         points=points if agg == "minmax" else None,
     )
     return MetricsOut(object="list", data=series)
+
+
+@router.get(
+    "/{job_id}/stream",
+    response_class=EventStream,
+    responses={200: {"content": {EventStream.media_type: {}}}},
+)
+async def stream_job(
+    job_id: str,
+    db: Db,
+    caller: Caller,
+    live: Annotated[Live, Depends(_live)],
+    *,
+    after: Annotated[str | None, Query(description="As the header Last-Event-ID.")] = None,
+    last_event_id: Annotated[
+        str | None, Header(description="The id of the last message received: go on after it.")
+    ] = None,
+) -> Response:
+    """Watch a job as server-sent events: status, event and metrics, and in the end done.
+
+    Without Last-Event-ID all that was said is told first. A step that a later attempt takes again
+    is told again, with that attempt.
+    """
+    position = Position.parse(last_event_id or after)
+    async with db.transaction() as tx:
+        await service.get(tx, caller.organization_id, job_id)
+    return EventStream(live.watch(caller.organization_id, job_id, position))
 
 
 @router.get("/{job_id}/logs", response_class=PlainTextResponse)

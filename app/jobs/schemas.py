@@ -1,5 +1,6 @@
 """Jobs on the wire: what is asked, and what is shown."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
@@ -469,6 +470,13 @@ def attempt_out(attempt: Attempt) -> AttemptOut:
         outcome=attempt.outcome,
         reason=attempt.reason,
     )
+
+
+def number_out(value: float) -> float | str:
+    """Show a measured value; JSON has no NaN, so those that are not finite become their names."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
 
 
 def _error(job: Job) -> ErrorOut | None:

@@ -1,6 +1,5 @@
 """Jobs as their owner sees them: submit, look, cancel."""
 
-import math
 import secrets
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ from app.ids import new_id
 from app.jobs import defaults, events, lease, queue, sources, submissions
 from app.jobs.compatible import check_asked, check_formats
 from app.jobs.defaults import Facts
-from app.jobs.schemas import CreateJob, QueueOut, Series
+from app.jobs.schemas import CreateJob, QueueOut, Series, number_out
 from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
 from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.submissions import Request
@@ -332,7 +331,7 @@ async def metrics(
         query = _bucketed(of_job, points)
     found: dict[str, list[list[float | str]]] = {name: [] for name in names}
     for name, step, *values in await tx.execute(query):
-        found.setdefault(name, []).append([step, *map(_shown, values)])
+        found.setdefault(name, []).append([step, *map(number_out, values)])
     agg = "raw" if points is None else "minmax"
     return [Series(name=name, agg=agg, points=series) for name, series in sorted(found.items())]
 
@@ -358,13 +357,6 @@ def _bucketed(of_job: list[Any], points: int) -> Any:
         .group_by(Metric.name, bucket)
         .order_by(Metric.name, bucket)
     )
-
-
-def _shown(value: float) -> float | str:
-    """JSON has no NaN: non-finite values are shown by name."""
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
 
 
 async def _source(tx: AsyncSession, organization_id: str, body: CreateJob) -> PeftSpec | None:

@@ -34,12 +34,13 @@ async def overtake(db: Database, first: Operation, second: Operation) -> Any:
         await first(tx)
         await tx.flush()
         late = asyncio.create_task(commit(db, second))
-        while not late.done() and not await commit(db, _somebody_waits):
+        while not late.done() and not await commit(db, somebody_waits):
             await asyncio.sleep(0.001)
     return (await asyncio.gather(late, return_exceptions=True))[0]
 
 
-async def _somebody_waits(tx: AsyncSession) -> bool:
+async def somebody_waits(tx: AsyncSession) -> bool:
+    """Say whether a transaction waits for another."""
     waits = (
         "SELECT EXISTS (SELECT FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock')"

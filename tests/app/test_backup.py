@@ -93,7 +93,7 @@ async def fill(db: Database, folder: Path) -> tuple[str, StoredBytes, str]:
     for step, value in METRICS.items():
         await run(
             db,
-            "INSERT INTO metrics VALUES (:job_id, 'train_loss', :step, 1, :value, now())",
+            "INSERT INTO metrics VALUES (:job_id, 'train_loss', :step, 1, :value, now(), :step)",
             job_id=job_id,
             step=step,
             value=value,

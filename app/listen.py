@@ -1,0 +1,62 @@
+"""Hears what PostgreSQL notifies of, on one connection of its own.
+
+A notification only says that it is worth looking: the rows are the truth, and whoever listens looks
+again after a while anyway.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection, sql
+from sqlalchemy.engine import make_url
+
+log = structlog.get_logger()
+
+CONNECT_TIMEOUT_S = 5
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.25, 8.0  # before a lost connection is made anew
+CHECK_S = 30.0  # of silence: then the server is asked whether it is still there
+
+Heard = Callable[[str | None], None]
+
+
+@asynccontextmanager
+async def listening(database_url: str, channel: str, heard: Heard) -> AsyncIterator[None]:
+    """Call `heard` with the payload of each notification, for the length of the block.
+
+    And with None when some may have been missed: the connection has just been made.
+    """
+    task = asyncio.create_task(_listen(database_url, channel, heard))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _listen(database_url: str, channel: str, heard: Heard) -> None:
+    url = make_url(database_url).set(drivername="postgresql")
+    address, wait_s = url.render_as_string(hide_password=False), SHORTEST_WAIT_S
+    while True:
+        try:
+            async with await AsyncConnection.connect(
+                address, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
+            ) as connection:
+                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                heard(None)
+                wait_s = SHORTEST_WAIT_S
+                await _pass_on(connection, heard)
+        except psycopg.Error as error:
+            log.warning("listener.disconnected", error=str(error), again_in_s=wait_s)
+        await asyncio.sleep(wait_s)
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+
+async def _pass_on(connection: AsyncConnection, heard: Heard) -> None:
+    while True:
+        async for notice in connection.notifies(timeout=CHECK_S):
+            heard(notice.payload)
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await connection.execute("SELECT 1")
