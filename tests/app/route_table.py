@@ -9,7 +9,8 @@ from starlette.routing import BaseRoute
 from app.main import create_app
 from app.settings import ApiSettings
 
-# What anybody may ask, without a key: whether the service lives, and how it is spoken to, by whom or on which page.
+# What anybody may ask, without a key: whether the service lives, how it is spoken to, and the page
+# that asks for one.
 OPEN = {"/", "/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 OPEN_FOLDERS = {"/static-offline-docs", "/ui"}
 

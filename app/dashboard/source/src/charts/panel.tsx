@@ -36,7 +36,7 @@ export function Panel({ title, hint, traces, weight = 0, log = false, height = 1
         <h3>{title}</h3>
         <div class="tools">
           {tools}
-          {zoomed && <button type="button" class="quiet" onClick={() => handle.current && showAll(handle.current.plot)}>Show all</button>}
+          {zoomed && <button type="button" class="quiet" onClick={() => showAll(together)}>Show all</button>}
           <button type="button" class="quiet" aria-label={`Save ${title} as PNG`} onClick={png}>PNG</button>
           <button type="button" class="quiet" aria-label={`Save ${title} as CSV`} onClick={() => saveText(table(traces), `${filename}.csv`)}>CSV</button>
         </div>

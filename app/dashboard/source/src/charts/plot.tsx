@@ -58,7 +58,7 @@ export function Plot(props: Props) {
       tabIndex={0}
       role="group"
       aria-label={`${props.label} Arrow keys walk along the steps, plus and minus zoom, Escape shows all.`}
-      onKeyDown={(event) => handle.current && steer(handle.current.plot, event)}
+      onKeyDown={(event) => handle.current && steer(handle.current.plot, props.together, event)}
     />
   );
 }
@@ -72,31 +72,35 @@ function refresh(plot: uPlot, data: uPlot.AlignedData): void {
   });
 }
 
-function viewOf(plot: uPlot): { min: number; max: number } {
-  return { min: plot.scales.x!.min ?? 0, max: plot.scales.x!.max ?? 1 };
+function viewOf(plot: uPlot): { min: number; max: number } | null {
+  const { min, max } = plot.scales.x ?? {};
+  return typeof min === "number" && typeof max === "number" ? { min, max } : null; // not before it is drawn
 }
 
 function isZoomed(plot: uPlot): boolean {
   const steps = plot.data[0];
-  if (steps.length < 2) return false;
-  const { min, max } = viewOf(plot);
-  return min > steps[0]! || max < steps[steps.length - 1]!;
+  const view = viewOf(plot);
+  if (!view || steps.length < 2) return false;
+  return view.min > steps[0]! || view.max < steps[steps.length - 1]!;
 }
 
-export function showAll(plot: uPlot): void {
-  const steps = plot.data[0];
-  if (steps.length) plot.setScale("x", { min: steps[0]!, max: steps[steps.length - 1]! });
+/** Let go of the zoom, in all charts that move together. */
+export function showAll(together: string): void {
+  for (const plot of uPlot.sync(together).plots) {
+    const steps = plot.data[0];
+    if (steps.length) plot.setScale("x", { min: steps[0]!, max: steps[steps.length - 1]! });
+  }
 }
 
-function steer(plot: uPlot, event: KeyboardEvent): void {
+function steer(plot: uPlot, together: string, event: KeyboardEvent): void {
   const rows = plot.data[0].length;
   const row = plot.cursor.idx ?? -1;
   const pace = Math.max(1, Math.round(rows / 100));
   if (event.key === "ArrowRight") point(plot, Math.min(row + pace, rows - 1));
   else if (event.key === "ArrowLeft") point(plot, Math.max(row < 0 ? rows - 1 : row - pace, 0));
-  else if (event.key === "+" || event.key === "=") zoom(plot, 0.5);
-  else if (event.key === "-") zoom(plot, 2);
-  else if (event.key === "Escape") showAll(plot);
+  else if (event.key === "+" || event.key === "=") zoom(plot, together, 0.5);
+  else if (event.key === "-") zoom(plot, together, 2);
+  else if (event.key === "Escape") showAll(together);
   else return;
   event.preventDefault();
 }
@@ -106,13 +110,15 @@ function point(plot: uPlot, row: number): void {
   plot.setCursor({ left, top: plot.over.clientHeight / 2 });
 }
 
-function zoom(plot: uPlot, factor: number): void {
+function zoom(plot: uPlot, together: string, factor: number): void {
   const steps = plot.data[0];
-  const { min, max } = viewOf(plot);
+  const seen = viewOf(plot);
+  if (!seen) return;
+  const { min, max } = seen;
   const middle = plot.cursor.idx === null || plot.cursor.idx === undefined ? (min + max) / 2 : steps[plot.cursor.idx]!;
   const [first, last] = [steps[0]!, steps[steps.length - 1]!];
   const view = { min: Math.max(first, middle - (middle - min) * factor), max: Math.min(last, middle + (max - middle) * factor) };
-  if (view.max > view.min) plot.setScale("x", view);
+  if (view.max > view.min) for (const each of uPlot.sync(together).plots) each.setScale("x", view);
 }
 
 function optionsFor(props: Props, width: number): Omit<uPlot.Options, "series"> {

@@ -4,13 +4,23 @@ import { useApi } from "../../lib/session";
 import type { Estimate, Fields } from "../../lib/types";
 import { Failure, Notice } from "../../ui/notice";
 
-/** Ask what a job would take, without submitting it. */
-export function useEstimate(body: Fields | null): Loaded<Estimate> {
+/** Ask what a job would take, without submitting it; null where the server has no estimates. */
+export function useEstimate(body: Fields | null): Loaded<Estimate> | null {
   const api = useApi();
-  return useLoaded(body ? () => api.post<Estimate>("/fine_tuning/jobs", body, { dry_run: true }) : null, [body]);
+  const offered = useLoaded(offersEstimates, []).data;
+  const asked = offered ? body : null;
+  const estimate = useLoaded(asked ? () => api.post<Estimate>("/fine_tuning/jobs", asked, { dry_run: true }) : null, [asked]);
+  return offered ? estimate : null;
 }
 
-export function EstimatePanel({ estimate, ready }: { estimate: Loaded<Estimate>; ready: boolean }) {
+/** A server that does not know `dry_run` would submit the job. */
+async function offersEstimates(): Promise<boolean> {
+  const said = await (await fetch("/openapi.json")).text();
+  return said.includes('"dry_run"');
+}
+
+export function EstimatePanel({ estimate, ready }: { estimate: Loaded<Estimate> | null; ready: boolean }) {
+  if (!estimate) return null;
   const { data, error } = estimate;
   return (
     <section class="card estimate" aria-live="polite">

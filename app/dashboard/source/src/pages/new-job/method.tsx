@@ -52,7 +52,7 @@ export function MethodStep(props: StepProps) {
           <Setting {...props} group="perturbation" name="rho" label={type === "ggpo" ? "σ (rho)" : "ρ (rho)"} standard={type === "ggpo" ? "0.03" : "0.05"} hint="How far from the clean weights." />
           {type !== "random" && <Setting {...props} group="perturbation" name="beta" label="β (beta)" standard={type === "ggpo" ? "0.01" : "0.9"} />}
           {type === "mgpo" && <Setting {...props} group="perturbation" name="apn" label="Scale per module" standard="relative" options={[["paper", "paper"], ["off", "off"]]} />}
-          {type === "mgpo" && <Setting {...props} group="perturbation" name="norm" label="Length" standard="of each module" options={[["global", "of all together"]]} />}
+          {type === "mgpo" && <Setting {...props} group="perturbation" name="norm" label="Length" standard="per module" options={[["global", "of all together"]]} />}
           {type === "mgpo" && <Setting {...props} group="perturbation" name="rho_schedule" label="ρ over the run" standard="constant" options={[["linear", "falls linearly"], ["cosine", "falls as a cosine"]]} />}
           <Setting {...props} group="perturbation" name="start_step" label="Plain steps first" standard="0" />
         </div>
