@@ -197,6 +197,7 @@ async def get_metrics(
 
 @router.get(
     "/{job_id}/stream",
+    status_code=200,  # the documentation cannot read it off the response's class
     response_class=EventStream,
     responses={200: {"content": {EventStream.media_type: {}}}},
 )
