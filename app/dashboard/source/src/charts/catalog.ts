@@ -69,7 +69,7 @@ export function otherPanels(lines: Map<string, Line>): PanelSpec[] {
 /** Metrics of the task: what is measured in training and in validation shares a panel. */
 function pairs(lines: Map<string, Line>, taken: Set<string>): PanelSpec[] {
   const groups = new Map<string, Trace[]>();
-  for (const [name, line] of lines) {
+  for (const [name, line] of [...lines].sort(([a], [b]) => a.localeCompare(b))) {
     if (taken.has(name)) continue;
     const [, side, of] = /^(train|valid)_(.+)$/.exec(name) ?? [null, "", name];
     const traces = groups.get(of!) ?? [];
@@ -84,7 +84,9 @@ function pairs(lines: Map<string, Line>, taken: Set<string>): PanelSpec[] {
   return [...groups].map(([of, traces]) => ({ id: of, title: words(of), traces, format: number }));
 }
 
-function words(name: string): string {
+/** Name a metric for people. */
+export function words(name: string): string {
+  if (name === "valid_loss") return "Clean validation loss";
   const text = name.replaceAll("_", " ").replace("mean token accuracy", "token accuracy");
   return text.charAt(0).toUpperCase() + text.slice(1);
 }

@@ -1,18 +1,17 @@
 import { whole } from "../lib/format";
-import type { PlotHandle } from "./plot";
-import { type Trace, hueOf } from "./traces";
+import { type Drawing, type Trace, hueOf } from "./traces";
 
 interface Props {
   traces: Trace[];
-  handle: PlotHandle | null;
+  drawing: Drawing;
   /** The row that is pointed at; null shows the newest values. */
   row: number | null;
   format: (value: number) => string;
 }
 
 /** Name each line and say its value where the cursor is, or the newest. */
-export function Legend({ traces, handle, row, format }: Props) {
-  const steps = handle?.plot.data[0] ?? [];
+export function Legend({ traces, drawing, row, format }: Props) {
+  const [steps] = drawing.data;
   const at = row ?? steps.length - 1;
   return (
     <ul class="legend">
@@ -20,7 +19,7 @@ export function Legend({ traces, handle, row, format }: Props) {
         <li key={trace.label}>
           <Swatch trace={trace} />
           <span class="legend-label">{trace.label}</span>
-          <output>{valueAt(handle, index, at, format)}</output>
+          <output>{valueAt(drawing, index, at, format)}</output>
         </li>
       ))}
       <li class="legend-step">{row === null ? "" : `step ${whole(steps[row] ?? 0)}`}</li>
@@ -38,8 +37,8 @@ function Swatch({ trace }: { trace: Trace }) {
   );
 }
 
-function valueAt(handle: PlotHandle | null, index: number, row: number, format: (value: number) => string): string {
-  const column = handle?.plot.data[handle.shown[index] ?? 0];
+function valueAt(drawing: Drawing, index: number, row: number, format: (value: number) => string): string {
+  const column = drawing.data[drawing.shown[index] ?? 0];
   for (let at = row; column && at >= 0; at--) {
     const value = column[at];
     if (value !== null && value !== undefined) return format(value);

@@ -1,15 +1,17 @@
 // A chart with its title, legend and what can be taken from it.
 import type { ComponentChildren } from "preact";
-import { useRef, useState } from "preact/hooks";
+import { useMemo, useRef, useState } from "preact/hooks";
+import type uPlot from "uplot";
 
 import { csv } from "../lib/csv";
 import { save, saveText } from "../lib/download";
 import { number, whole } from "../lib/format";
 import { last } from "../lib/series";
+import { useColours } from "../lib/theme";
 import { Legend } from "./legend";
-import { Plot, type PlotHandle, showAll } from "./plot";
+import { Plot, showAll } from "./plot";
 import { pngOf } from "./png";
-import type { Trace } from "./traces";
+import { type Trace, draw } from "./traces";
 
 interface Props {
   title: string;
@@ -28,8 +30,10 @@ interface Props {
 export function Panel({ title, hint, traces, weight = 0, log = false, height = 180, format = number, together, filename, tools }: Props) {
   const [row, setRow] = useState<number | null>(null);
   const [zoomed, setZoomed] = useState(false);
-  const handle = useRef<PlotHandle | null>(null);
-  const png = () => handle.current && pngOf(handle.current.plot, title, traces).then((image) => save(image, `${filename}.png`));
+  const plot = useRef<uPlot | null>(null);
+  const colours = useColours();
+  const drawing = useMemo(() => draw(traces, weight, log), [traces, weight, log, colours]);
+  const png = () => plot.current && pngOf(plot.current, title, traces).then((image) => save(image, `${filename}.png`));
   return (
     <figure class="panel">
       <figcaption class="panel-head">
@@ -43,18 +47,17 @@ export function Panel({ title, hint, traces, weight = 0, log = false, height = 1
       </figcaption>
       {hint && <p class="hint">{hint}</p>}
       <Plot
-        traces={traces}
-        weight={weight}
+        drawing={drawing}
         log={log}
         height={height}
         format={format}
         together={together}
         label={`Chart of ${title}. ${spoken(traces, format)}`}
-        onPlot={(made) => (handle.current = made)}
+        onPlot={(made) => (plot.current = made)}
         onCursor={setRow}
         onZoom={setZoomed}
       />
-      <Legend traces={traces} handle={handle.current} row={row} format={format} />
+      <Legend traces={traces} drawing={drawing} row={row} format={format} />
     </figure>
   );
 }

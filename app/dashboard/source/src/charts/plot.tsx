@@ -3,23 +3,17 @@ import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 
 import { colour, useColours } from "../lib/theme";
-import { type Trace, draw } from "./traces";
-
-export interface PlotHandle {
-  plot: uPlot;
-  shown: number[];
-}
+import type { Drawing } from "./traces";
 
 interface Props {
-  traces: Trace[];
-  weight: number;
+  drawing: Drawing;
   log: boolean;
   height: number;
   format: (value: number) => string;
   /** Charts with one key move their cursors and zoom together. */
   together: string;
   label: string;
-  onPlot: (handle: PlotHandle | null) => void;
+  onPlot: (plot: uPlot | null) => void;
   onCursor: (row: number | null) => void;
   onZoom: (zoomed: boolean) => void;
 }
@@ -28,29 +22,28 @@ const FONT = '11px system-ui, "Segoe UI", sans-serif';
 
 export function Plot(props: Props) {
   const box = useRef<HTMLDivElement>(null);
-  const handle = useRef<PlotHandle | null>(null);
+  const current = useRef<uPlot | null>(null);
   const colours = useColours();
-  const { traces, weight, log, height } = props;
-  const shape = JSON.stringify([traces.map(({ label, hue, kind, dash, line }) => [label, hue, kind, dash, !!line.low]), weight > 0]);
+  const { drawing, log, height } = props;
+  const { data, series, bands } = drawing;
+  const shape = JSON.stringify([series, bands]);
   useEffect(() => {
     const parent = box.current!;
-    const { data, series, bands, shown } = draw(traces, weight, log);
-    const options = optionsFor(props, parent.clientWidth);
-    const plot = new uPlot({ ...options, series, bands }, data, parent);
-    handle.current = { plot, shown };
-    props.onPlot(handle.current);
+    const plot = new uPlot({ ...optionsFor(props, parent.clientWidth), series, bands }, data, parent);
+    current.current = plot;
+    props.onPlot(plot);
     const observer = new ResizeObserver(() => plot.setSize({ width: parent.clientWidth, height }));
     observer.observe(parent);
     return () => {
       observer.disconnect();
-      handle.current = null;
+      current.current = null;
       plot.destroy();
       props.onPlot(null);
     };
   }, [shape, log, height, colours]);
   useEffect(() => {
-    if (handle.current) refresh(handle.current.plot, draw(traces, weight, log).data);
-  }, [traces, weight, shape, log, height, colours]);
+    if (current.current && current.current.data !== data) refresh(current.current, data);
+  }, [data]);
   return (
     <div
       ref={box}
@@ -58,7 +51,7 @@ export function Plot(props: Props) {
       tabIndex={0}
       role="group"
       aria-label={`${props.label} Arrow keys walk along the steps, plus and minus zoom, Escape shows all.`}
-      onKeyDown={(event) => handle.current && steer(handle.current.plot, props.together, event)}
+      onKeyDown={(event) => current.current && steer(current.current, props.together, event)}
     />
   );
 }

@@ -77,7 +77,7 @@ function seriesOf({ trace, role }: Column): uPlot.Series {
   const points = trace.kind === "points" && role === "shown";
   return {
     label: trace.label,
-    stroke: role === "shown" ? hueOf(trace) : role === "raw" ? hueOf(trace, 0.28) : "transparent",
+    stroke: role === "shown" ? hueOf(trace) : role === "raw" ? hueOf(trace, 0.38) : "transparent",
     width: role === "shown" ? 2 : 1,
     ...(trace.dash ? { dash: trace.dash } : {}),
     spanGaps: true,

@@ -8,6 +8,7 @@ export function number(value: number | null | undefined, digits = 4): string {
   if (!Number.isFinite(value)) return Number.isNaN(value) ? "NaN" : value > 0 ? "∞" : "−∞";
   if (Number.isInteger(value) && Math.abs(value) < 1e15) return whole(value);
   const size = Math.abs(value);
+  if (size >= 1000 && size < 1e6) return whole(Math.round(value));
   const text = size >= 1e6 || size < 1e-3 ? value.toExponential(2) : value.toPrecision(digits);
   return text.replace("-", "−").replace(/\.?0+(e|$)/, "$1").replace("e+", "e");
 }

@@ -1,5 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 
+import { words } from "../charts/catalog";
 import { LossTools, useLossView } from "../charts/tools";
 import { Panel } from "../charts/panel";
 import type { Trace } from "../charts/traces";
@@ -61,11 +62,10 @@ function Overlay({ compared }: { compared: Compared[] }) {
   const names = [...new Set(compared.flatMap(({ lines }) => [...lines.keys()]))].sort();
   const [chosen, setChosen] = useState<string | null>(null);
   const metric = chosen ?? (names.includes("valid_loss") ? "valid_loss" : "train_loss");
-  const title = metric.replaceAll("_", " ");
   return (
     <>
       <Panel
-        title={title.charAt(0).toUpperCase() + title.slice(1)}
+        title={words(metric)}
         traces={tracesOf(compared, metric)}
         weight={view.weight}
         log={view.log}
@@ -75,7 +75,7 @@ function Overlay({ compared }: { compared: Compared[] }) {
         filename={`compare-${metric}`}
         tools={
           <>
-            <SelectField label="Metric" value={metric} onChange={setChosen} options={names.map((name) => [name, name])} />
+            <SelectField label="Metric" value={metric} onChange={setChosen} options={names.map((name) => [name, words(name)])} />
             <LossTools view={view} />
           </>
         }

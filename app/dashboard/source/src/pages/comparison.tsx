@@ -32,7 +32,7 @@ export function ComparisonPage({ id }: { id: string }) {
       <Numbers methods={data.methods} />
       <section class="card">
         <h2>Jobs</h2>
-        <ul class="plain">{data.jobs.map((job) => <li key={job.id}><a href={href(`/jobs/${job.id}`)}>{job.method}, seed {job.seed}</a> <StatusBadge status={job.status} /></li>)}</ul>
+        <ul class="list">{data.jobs.map((job) => <li key={job.id}><a href={href(`/jobs/${job.id}`)}>{job.method}, seed {job.seed}</a> <StatusBadge status={job.status} /></li>)}</ul>
         <p><a href={href("/compare", { jobs: data.jobs.map((job) => job.id).join(",") })}>Lay all their curves over each other</a></p>
       </section>
     </Page>

@@ -16,7 +16,7 @@ export function Comparisons() {
       <h2>Comparisons over seeds</h2>
       <Failure error={error} doing="The comparisons cannot be read" />
       {data && !data.data.length && <p class="muted">None yet: <code>POST /v1/comparisons</code> trains each method with several seeds at one budget, and says what the difference is worth.</p>}
-      <ul class="plain">
+      <ul class="list">
         {data?.data.map((each) => (
           <li key={each.id}>
             <a href={href(`/compare/${each.id}`)}>{each.name ?? each.id}</a>
