@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow conformance check format clean
+.PHONY: help install demo test test-slow conformance dashboard check format clean
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
@@ -32,6 +32,10 @@ test-slow: $(STAMP) ## Run the tests that take long: the rest of the kill matrix
 
 conformance: $(STAMP) ## Run the openai package's own tests against the service (fetches its source once)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.contract.conformance
+
+dashboard: ## Build the dashboard from its sources, with node; the build is committed
+	@command -v npm >/dev/null || { echo "Building the dashboard needs node 20 or newer, with npm." >&2; exit 1; }
+	cd app/dashboard/source && npm ci --ignore-scripts --no-audit --no-fund && npm run check && npm run build
 
 check: $(STAMP) ## Lint, types, import contracts, dependencies
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from fastapi_offline import FastAPIOffline
 
 from app import health, logs, web
 from app.broker import Bell, make_celery
+from app.dashboard import pages as dashboard
 from app.db import connected
 from app.files import routes as files
 from app.graders import routes as graders
@@ -49,6 +50,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     tenants = (organizations, keys)
     for part in (files, uploads, jobs, permissions, graders, models, workers, *tenants, health):
         app.include_router(part.router)
+    dashboard.install(app)
     return app
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -31,13 +32,20 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 MAX_FILE_BYTES = 3 << 20
 
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs the shared models and data where they are missing; never in CI."""
-    if SHARED.is_dir() or os.environ.get("CI") == "true":
+    """Skip what needs something that is not there, with the reason; never in CI."""
+    if os.environ.get("CI") == "true":
         return
+    lacking = {"shared": f"{SHARED} is not there"} if not SHARED.is_dir() else {}
+    if CHROMIUM is None:
+        lacking["browser"] = "there is no Chromium: apt-get install chromium"
     for item in items:
-        if item.get_closest_marker("shared"):
-            item.add_marker(pytest.mark.skip(reason=f"{SHARED} is not there"))
+        for marker, reason in lacking.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

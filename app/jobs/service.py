@@ -17,6 +17,7 @@ from app.ids import new_id
 from app.jobs import defaults, events, lease, queue, sources, submissions
 from app.jobs.compatible import check_asked, check_formats
 from app.jobs.defaults import Facts
+from app.jobs.events import EventType
 from app.jobs.schemas import CreateJob, QueueOut, Series, number_out
 from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
 from app.jobs.states import TERMINAL, JobStatus
@@ -232,11 +233,19 @@ def _refuse_ended(job: Job, *, verb: str, but: JobStatus | None = None) -> None:
 
 
 async def list_events(
-    tx: AsyncSession, organization_id: str, job_id: str, *, after: str | None, limit: int
+    tx: AsyncSession,
+    organization_id: str,
+    job_id: str,
+    *,
+    kind: EventType | None,
+    after: str | None,
+    limit: int,
 ) -> Page[JobEvent]:
-    """Return a page of a job's events, newest first."""
+    """Return a page of a job's events, newest first; with `kind`, of that type alone."""
     await get(tx, organization_id, job_id)
     query = select(JobEvent).where(JobEvent.job_id == job_id)
+    if kind:
+        query = query.where(JobEvent.type == kind)
     if after:
         seq = select(JobEvent.seq).where(JobEvent.id == after, JobEvent.job_id == job_id)
         query = query.where(JobEvent.seq < seq.scalar_subquery())
