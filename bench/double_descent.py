@@ -46,8 +46,8 @@ The question: does LoRA's loss rise again after its first descent, and does MGPO
 problems, {seeds} seeds each, clean held-out loss throughout. `bump` is the largest rise of the
 smoothed loss over its lowest point before, max_t (L_t − min_{{s<t}} L_s); sharpness is how much
 the loss rises in a ball of 0.05 times the norm of what is trained, at worst and on average; passes
-are forward-backward passes; time is the median against plain LoRA of the same setting; memory is
-how far the process grew while it trained, in MiB over what its models' libraries take anyway.
+are forward-backward passes; time is the processor's, the median against plain LoRA of the same
+setting; memory is how far the process grew from the first step on, in MiB.
 
 The sums take {toy_steps} steps in batches of {toy_batch}, the text {text_steps} in batches of
 {text_batch}; AdamW with a cosine schedule, α = r, no dropout. Too high a learning rate shows in
