@@ -30,10 +30,9 @@ TASKS: dict[str, tuple[str, ...]] = {
     "qnli": ("question", "sentence"),
     "rte": ("sentence1", "sentence2"),
 }
-TRAIN, HELD_OUT = 1600, 400
-BATCH, LENGTH, RANK = 8, 64, 8
-RATE, FULL_RATE = 1e-3, 1e-4  # of adapters, of whole models
-EVALUATE_EVERY = 50
+TRAIN, HELD_OUT = 1000, 400
+BATCH, LENGTH, RANK = 8, 48, 8
+RATE, FULL_RATE = 2e-3, 1e-4  # of adapters, of whole models
 SPLIT_SEED = 0
 MEASURES = {"cola": matthews_corrcoef}  # the others: accuracy
 HEADER = """\
@@ -41,8 +40,8 @@ HEADER = """\
 
 {model} on samples of five tasks of GLUE: {train} rows each (RTE has fewer), one pass in batches
 of {batch}, r = {rank}, α = {alpha}, learning rate {rate:g} (full {full:g}), AdamW with a cosine
-schedule, {seeds} seeds. GLUE's own measures on {held_out} held-out rows, times 100: Matthews correlation
-for CoLA, accuracy for the others; mean ± standard deviation over seeds.
+schedule, {seeds} seeds. GLUE's own measures on {held_out} held-out rows, times 100: Matthews
+correlation for CoLA, accuracy for the others; mean ± standard deviation over seeds.
 
 Made by `python -m bench.glue` ({machine}; torch {torch}).
 """
@@ -101,7 +100,7 @@ def material(task: str, model: Path, data: Path) -> Material:
         valid=valid,
         task_type="SEQ_CLS",
         steps=len(train) // BATCH,
-        evaluate_every=EVALUATE_EVERY,
+        evaluate_every=len(train) // BATCH,
         alpha_per_rank=2.0,
         accuracy=partial(score, batches=valid, measure=MEASURES.get(task, accuracy_score)),
         sharpness=False,
