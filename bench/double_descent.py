@@ -126,7 +126,7 @@ def comparison(done: list[Result], varied: list[Result]) -> str:
     lines = [f"- {wins([*beside, *varied], method.title, against=chosen)}" for method in VARIANTS]
     head = [f"## Other settings of {chosen.partition(',')[0]}, on the same text", ""]
     told = f"`{chosen}` has ρ 0.05, a norm per module, and starts at the first step."
-    return "\n".join([*head, told, "", table([*beside, *varied]), *lines, ""])
+    return "\n".join([*head, told, "", table([*beside, *varied], cost=False), *lines, ""])
 
 
 def section(name: str, title: str, results: list[Result], docs: Path) -> str:
