@@ -2,8 +2,6 @@
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import typer
@@ -13,9 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from app.client import completion, words
+from app.client import words
 from app.client.errors import Code
-from app.client.options import laid_over, read_body
+from app.client.options import FILES, MODEL, Body, Field, body_of
 from app.client.session import Session, takes, talks
 from app.client.submit import with_files
 from app.jobs.spec import PeftMethod, PerturbationType
@@ -23,90 +21,6 @@ from app.jobs.spec import PeftMethod, PerturbationType
 POLL_S = 2.0
 BAR_WIDTH = 28
 OUTCOMES = {"succeeded": Code.OK, "failed": Code.FAILED, "cancelled": Code.CANCELLED}
-
-Method = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--method",
-        help="METHOD or METHOD+PERTURBATION, such as lora+mgpo; say it for each. METHOD is plain.",
-    ),
-]
-Seeds = Annotated[str | None, typer.Option(help="How many, or which: 5, or 7,8,9; 3 unless said.")]
-SetField = Annotated[
-    list[str] | None, typer.Option("--set", help="Any field, such as training.learning_rate=1e-4.")
-]
-FromFile = Annotated[
-    Path | None, typer.Option("--from", help="A body in JSON to begin with; - reads it from stdin.")
-]
-
-
-@dataclass(frozen=True)
-class Contest:
-    """A comparison to ask for; files are ids, or paths of this machine to upload first."""
-
-    body: dict[str, Any]
-
-
-def contest(
-    *,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="The base model.", autocompletion=completion.models),
-    ] = None,
-    file: Annotated[
-        str | None, typer.Option("--file", "-f", help="Training data: file-… or a path.")
-    ] = None,
-    validation: Annotated[
-        str | None, typer.Option("--validation", help="Validation data: file-… or a path.")
-    ] = None,
-    method: Method = None,
-    seeds: Seeds = None,
-    equal: Annotated[
-        Literal["steps", "passes"] | None,
-        typer.Option(help="What each method gets as much of; steps unless said."),
-    ] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Of each job.", min=1)] = None,
-    name: Annotated[str | None, typer.Option(help="What the comparison is called.")] = None,
-    set_: SetField = None,
-    from_: FromFile = None,
-) -> Contest:
-    """Make a body: --from first, the options over it, --set over all."""
-    body = read_body(from_) if from_ else {}
-    if seeds is not None or "seeds" not in body:
-        body["seeds"] = _seeds(seeds or "3")
-    given = {
-        "model": model,
-        "training_file": file,
-        "validation_file": validation,
-        "methods": [_method(text) for text in method] if method else None,
-        "name": name,
-        "budget.equal": equal,
-        "budget.max_steps": max_steps,
-    }
-    required = {"model": "--model", "training_file": "--file", "methods": "--method"}
-    return Contest(laid_over(body, given, set_ or [], required=required))
-
-
-@talks
-@takes(contest=contest)
-def compare(
-    *,
-    session: Session,
-    contest: Contest,
-    detach: Annotated[bool, typer.Option("--detach", help="Print its id and go.")] = False,
-) -> None:
-    """Compare methods: basin compare -m my-llama -f train.jsonl --method lora --method lora+mgpo
-
-    Every method runs with every seed. The table has the mean of each with its 95 % interval, how
-    it stands against the first, and what it cost; the verdict says it in words.
-    """
-    made = session.server.post("comparisons", with_files(session, contest.body))
-    if detach:
-        session.show(made, Text(made["id"]))
-        return
-    ended = _follow(session, made)
-    session.show(ended, lambda: _result(ended))
-    raise typer.Exit(OUTCOMES[ended["status"]])
 
 
 def _method(text: str) -> dict[str, Any]:
@@ -132,6 +46,54 @@ def _seeds(text: str) -> int | list[int]:
         )
     numbers = [int(part) for part in parts]
     return numbers if len(numbers) > 1 else numbers[0]
+
+
+contest = body_of(
+    (
+        MODEL,
+        *FILES,
+        Field(
+            "--method",
+            "methods",
+            list[str],
+            "METHOD+PERTURBATION, such as lora+mgpo, or METHOD for the plain one; say it for each.",
+            read=lambda texts: [_method(text) for text in texts],
+            required=True,
+        ),
+        Field("--seeds", "seeds", str, "How many, or which: 5, or 7,8,9; 3.", read=_seeds),
+        Field(
+            "--equal",
+            "budget.equal",
+            Literal["steps", "passes"],
+            "What each method gets as much of; steps.",
+        ),
+        Field("--max-steps", "budget.max_steps", int, "Of each job."),
+        Field("--name", "name", str, "What the comparison is called."),
+    ),
+    {"seeds": 3},
+)
+
+
+@talks
+@takes(body=contest)
+def compare(
+    *,
+    session: Session,
+    body: Body,
+    detach: Annotated[bool, typer.Option("--detach", help="Print its id and go.")] = False,
+) -> None:
+    """Compare methods: basin compare -m my-llama -f train.jsonl --method lora --method lora+mgpo
+
+    Every method runs with every seed. The table has the mean of each with its 95 % interval, how
+    it stands against the first, and what it cost; the verdict says it in words.
+    """
+    made = session.server.post("comparisons", with_files(session, body))
+    if detach:
+        session.show(made, Text(made["id"]))
+        return
+    ended = _follow(session, made)
+    session.show(ended, lambda: _result(ended))
+    raise typer.Exit(OUTCOMES[ended["status"]])
 
 
 def _follow(session: Session, comparison: dict[str, Any]) -> dict[str, Any]:

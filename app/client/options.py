@@ -1,8 +1,9 @@
-"""The options that describe a job, and the body that is made of them."""
+"""Options that describe a job, as data, and the body that is made of them."""
 
+import inspect
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,132 +13,153 @@ import typer
 from app.client import completion
 from app.jobs.spec import PeftMethod, PerturbationType
 
+Body = dict[str, Any]
 WEIGHTS, GRADIENT, LOOP = "Which weights are trained", "Where the gradient is taken", "Training"
-Precision = Literal["auto", "bf16", "fp32"]
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A job to send; files are ids, or paths of this machine to upload first."""
+class Field:
+    """An option, and the field of the body that it sets; `read` makes the value of what is said."""
 
-    body: dict[str, Any]
+    option: str
+    path: str
+    kind: Any
+    help: str
+    panel: str | None = None
+    complete: Callable[..., Any] | None = None
+    read: Callable[[Any], Any] | None = None
+    required: bool = False
 
+    @property
+    def name(self) -> str:
+        return self.path.replace(".", "_")
 
-def wish(
-    *,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="The base model.", autocompletion=completion.models),
-    ] = None,
-    file: Annotated[
-        str | None,
-        typer.Option(
-            "--file",
-            "-f",
-            help="Training data: file-… or a path to upload.",
-            autocompletion=completion.files,
-        ),
-    ] = None,
-    validation: Annotated[
-        str | None,
-        typer.Option(
-            "--validation",
-            help="Validation data: file-… or a path to upload.",
-            autocompletion=completion.files,
-        ),
-    ] = None,
-    suffix: Annotated[str | None, typer.Option(help="A part of the model's name.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.", min=0)] = None,
-    metadata: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE to find the job by; repeatable.")
-    ] = None,
-    priority: Annotated[
-        int | None, typer.Option(help="Of two that wait, the higher runs first.")
-    ] = None,
-    gpus: Annotated[int | None, typer.Option(help="Devices of one worker.", min=1)] = None,
-    method: Annotated[
-        PeftMethod | None, typer.Option(help="How they are trained.", rich_help_panel=WEIGHTS)
-    ] = None,
-    r: Annotated[
-        int | None, typer.Option("--r", help="Rank of the adapter.", rich_help_panel=WEIGHTS)
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Scale is alpha/r; 2 r.", rich_help_panel=WEIGHTS)
-    ] = None,
-    dropout: Annotated[
-        float | None, typer.Option(help="Before the factors.", rich_help_panel=WEIGHTS)
-    ] = None,
-    go_on_from: Annotated[
-        str | None, typer.Option(help="A fine-tuned model, ft:…", rich_help_panel=WEIGHTS)
-    ] = None,
-    perturbation: Annotated[
-        PerturbationType | None,
-        typer.Option(help="mgpo unless said; none is plain.", rich_help_panel=GRADIENT),
-    ] = None,
-    rho: Annotated[
-        float | None, typer.Option(help="Length of the look-ahead.", rich_help_panel=GRADIENT)
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Passes over the rows.", rich_help_panel=LOOP)
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Rows of a step.", rich_help_panel=LOOP)
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Its peak.", rich_help_panel=LOOP)
-    ] = None,
-    max_steps: Annotated[
-        int | None, typer.Option(help="Ends before the epochs do.", rich_help_panel=LOOP)
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(help="Tokens of a row.", rich_help_panel=LOOP)
-    ] = None,
-    precision: Annotated[
-        Precision | None, typer.Option(help="Of the computation.", rich_help_panel=LOOP)
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Any field, such as training.max_steps=100; a value is JSON or text."
-        ),
-    ] = None,
-    from_: Annotated[
-        Path | None,
-        typer.Option("--from", help="A body in JSON to begin with; - reads it from stdin."),
-    ] = None,
-) -> Wish:
-    """Make a body: --from first, the options over it, --set over all."""
-    body = read_body(from_) if from_ else {}
-    given: dict[str, Any] = {
-        "model": model,
-        "training_file": file,
-        "validation_file": validation,
-        "suffix": suffix,
-        "seed": seed,
-        "metadata": metadata_of(metadata) if metadata else None,
-        "priority": priority,
-        "resources.gpus": gpus,
-        "peft.method": method,
-        "peft.r": r,
-        "peft.alpha": alpha,
-        "peft.dropout": dropout,
-        "peft.from": go_on_from,
-        "perturbation.type": perturbation,
-        "perturbation.rho": rho,
-        f"{_hyperparameters(body)}.n_epochs": epochs,
-        f"{_hyperparameters(body)}.batch_size": batch_size,
-        "training.learning_rate": learning_rate,
-        "training.max_steps": max_steps,
-        "training.max_length": max_length,
-        "training.precision": precision,
-    }
-    required = {"model": "--model", "training_file": "--file"}
-    return Wish(laid_over(body, given, set_ or [], required=required))
+    def parameter(self) -> inspect.Parameter:
+        """Return what typer makes the option of."""
+        option = typer.Option(
+            *self.option.split(),
+            help=self.help,
+            rich_help_panel=self.panel,
+            autocompletion=self.complete,
+        )
+        return inspect.Parameter(
+            self.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[self.kind | None, option],
+        )
 
 
 def metadata_of(texts: list[str]) -> dict[str, str]:
     """Read KEY=VALUE pairs."""
     return dict(_pair(text, option="--metadata") for text in texts)
+
+
+MODEL = Field(
+    "--model -m", "model", str, "The base model.", complete=completion.models, required=True
+)
+FILES = (
+    Field(
+        "--file -f",
+        "training_file",
+        str,
+        "Training data: file-… or a path to upload.",
+        complete=completion.files,
+        required=True,
+    ),
+    Field(
+        "--validation",
+        "validation_file",
+        str,
+        "Validation data: file-… or a path to upload.",
+        complete=completion.files,
+    ),
+)
+JOB = (
+    MODEL,
+    *FILES,
+    Field("--suffix", "suffix", str, "A part of the fine-tuned model's name."),
+    Field("--seed", "seed", int, "Of everything that is drawn; drawn when left out."),
+    Field(
+        "--metadata",
+        "metadata",
+        list[str],
+        "KEY=VALUE to find the job by; repeatable.",
+        read=metadata_of,
+    ),
+    Field("--priority", "priority", int, "Of two that wait, the higher runs first; 0."),
+    Field("--gpus", "resources.gpus", int, "Devices of one worker; 1."),
+    Field("--method", "peft.method", PeftMethod, "How they are trained; lora.", WEIGHTS),
+    Field("--r", "peft.r", int, "Rank of the adapter; 8.", WEIGHTS),
+    Field("--alpha", "peft.alpha", float, "The scale is alpha/r; 2 r.", WEIGHTS),
+    Field("--dropout", "peft.dropout", float, "Before the factors; 0.", WEIGHTS),
+    Field(
+        "--go-on-from",
+        "peft.from",
+        str,
+        "A fine-tuned model of yours, ft:…",
+        WEIGHTS,
+        completion.models,
+    ),
+    Field(
+        "--perturbation",
+        "perturbation.type",
+        PerturbationType,
+        "mgpo unless said; none is the plain method.",
+        GRADIENT,
+    ),
+    Field("--rho", "perturbation.rho", float, "Length of the look-ahead; 0.05.", GRADIENT),
+    Field("--epochs", "hyperparameters.n_epochs", int, "Passes over the rows.", LOOP),
+    Field("--batch-size", "hyperparameters.batch_size", int, "Rows of a step.", LOOP),
+    Field("--learning-rate", "training.learning_rate", float, "Its peak; 2e-4.", LOOP),
+    Field("--max-steps", "training.max_steps", int, "Ends before the epochs do.", LOOP),
+    Field("--max-length", "training.max_length", int, "Tokens of a row, at most.", LOOP),
+    Field(
+        "--precision",
+        "training.precision",
+        Literal["auto", "bf16", "fp32"],
+        "Of the computation; auto.",
+        LOOP,
+    ),
+)
+SET = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Any field: training.max_steps=100; a value is JSON or text. Repeatable."
+    ),
+]
+FROM = Annotated[
+    Path | None,
+    typer.Option("--from", help="A body in JSON to begin with; - reads it from stdin."),
+]
+
+
+def body_of(
+    fields: Sequence[Field], defaults: Mapping[str, Any] | None = None
+) -> Callable[..., Body]:
+    """Return what makes a body of options: --from first, the options over it, --set over all."""
+
+    def make(*, set_: list[str] | None, from_: Path | None, **given: Any) -> Body:
+        body = dict(defaults or {}) | (_read(from_) if from_ else {})
+        for field in fields:
+            value = given[field.name]
+            if value is not None:
+                put(body, _place(body, field.path), field.read(value) if field.read else value)
+        for text in set_ or []:
+            put(body, *assigned(text))
+        for field in fields:
+            if field.required and not body.get(field.path):
+                option = field.option.split()[0]
+                raise typer.BadParameter("say it, or bring it with --from.", param_hint=option)
+        return body
+
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in (("set_", SET), ("from_", FROM))
+    ]
+    parameters = [*(field.parameter() for field in fields), *more]
+    make.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what `takes` reads
+    return make
 
 
 def put(body: dict[str, Any], path: str, value: Any) -> None:
@@ -159,26 +181,7 @@ def assigned(text: str) -> tuple[str, Any]:
         return path, value
 
 
-def laid_over(
-    body: dict[str, Any],
-    given: Mapping[str, Any],
-    assignments: list[str],
-    *,
-    required: Mapping[str, str],
-) -> dict[str, Any]:
-    """Put options over a body, and assignments over all; `required` fields have an option each."""
-    for path, value in given.items():
-        if value is not None:
-            put(body, path, value)
-    for text in assignments:
-        put(body, *assigned(text))
-    for name, option in required.items():
-        if not body.get(name):
-            raise typer.BadParameter("say it, or bring it with --from.", param_hint=option)
-    return body
-
-
-def read_body(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file, or from stdin for -."""
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
@@ -190,12 +193,12 @@ def read_body(path: Path) -> dict[str, Any]:
     return body
 
 
-def _hyperparameters(body: Mapping[str, Any]) -> str:
-    """Return where they stand: in the method, or in the older form beside it."""
+def _place(body: Mapping[str, Any], path: str) -> str:
+    """Return where a field stands: hyperparameters are in the method, if the body has one."""
     method = body.get("method")
-    if isinstance(method, dict) and method.get("type"):
-        return f"method.{method['type']}.hyperparameters"
-    return "hyperparameters"
+    if path.startswith("hyperparameters.") and isinstance(method, dict) and "type" in method:
+        return f"method.{method['type']}.{path}"
+    return path
 
 
 def _pair(text: str, *, option: str) -> tuple[str, str]:

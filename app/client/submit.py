@@ -10,19 +10,19 @@ from rich.text import Text
 
 from app.client import words
 from app.client.follow import follow as follow_job
-from app.client.options import Wish, wish
+from app.client.options import FILES, JOB, Body, body_of
 from app.client.session import Session, takes, talks
 from app.client.uploads import uploaded
 
-FILES = {"training_file": "--file", "validation_file": "--validation"}
+job_body = body_of(JOB)
 
 
 @talks
-@takes(wish=wish)
+@takes(body=job_body)
 def submit(
     *,
     session: Session,
-    wish: Wish,
+    body: Body,
     follow: Annotated[
         bool, typer.Option("--follow", help="Show it live to its end, as `basin jobs follow`.")
     ] = False,
@@ -31,7 +31,7 @@ def submit(
 
     Files of this machine are uploaded first. What is left out, the server fills in and shows.
     """
-    body = with_files(session, wish.body)
+    body = with_files(session, body)
     # The same key each time: an answer that got lost does not make a second job.
     headers = {"Idempotency-Key": uuid.uuid4().hex}
     job = session.server.post("fine_tuning/jobs", body, headers=headers)
@@ -41,26 +41,26 @@ def submit(
 
 
 @talks
-@takes(wish=wish)
-def estimate(*, session: Session, wish: Wish) -> None:
+@takes(body=job_body)
+def estimate(*, session: Session, body: Body) -> None:
     """Say what a job would take, with the options of `basin submit`; nothing is queued.
 
     Steps, tokens, memory and time as a range, the wait, and on what that rests. Files of this
     machine are uploaded, as the server reads them. Exits 1 when it fits on no worker.
     """
-    body = with_files(session, wish.body)
+    body = with_files(session, body)
     found = session.server.post("fine_tuning/jobs", body, params={"dry_run": "true"})
     session.show(found, lambda: _estimated(found))
     if not found["fits"]["verdict"]:
         raise typer.Exit(1)
 
 
-def with_files(session: Session, body: dict[str, Any]) -> dict[str, Any]:
+def with_files(session: Session, body: Body) -> Body:
     """Return the body with ids for files; those of this machine are uploaded."""
     ids = {
-        name: uploaded(session, body[name], option=option)
-        for name, option in FILES.items()
-        if body.get(name)
+        field.path: uploaded(session, body[field.path], option=field.option.split()[0])
+        for field in FILES
+        if body.get(field.path)
     }
     return body | ids
 
