@@ -1,8 +1,9 @@
 """What the shell offers after Tab: ids and names that the server knows."""
 
+from contextlib import closing
+
 import typer
 
-from app.client.connection import Server
 from app.client.errors import ClientError
 from app.client.session import session
 from app.console import DEFAULT_DATA
@@ -35,11 +36,10 @@ def models(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 def _asked(context: typer.Context, path: str, **params: int) -> list[dict[str, str]]:
     """Ask as the command would; without a server there is nothing to offer, and nothing to say."""
     given = context.params
-    try:
-        server: Server = session(
-            given.get("url"), given.get("api_key"), given.get("data") or DEFAULT_DATA
-        ).server
-        found: list[dict[str, str]] = server.get(path, **params)["data"]
-    except ClientError:
-        return []
+    asking = session(given.get("url"), given.get("api_key"), given.get("data") or DEFAULT_DATA)
+    with closing(asking.server) as server:
+        try:
+            found: list[dict[str, str]] = server.get(path, **params)["data"]
+        except ClientError:
+            return []
     return found

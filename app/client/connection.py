@@ -34,6 +34,10 @@ class Server:
             trust_env=not is_loopback(url),  # a proxy knows nothing of this machine's own ports
         )
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.http.close()
+
     def get(self, path: str, **params: Any) -> Any:
         """Return what is at a path; parameters that are None are left out."""
         return self.send("GET", path, params=_said(params)).json()

@@ -83,6 +83,8 @@ class Session:
             raise typer.Exit(Code.FAILED) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(Code.INTERRUPTED) from error
+        finally:
+            self.server.close()
 
     def _tell(self, error: ClientError) -> None:
         param = error.error.get("param") if isinstance(error, Refused) else None
