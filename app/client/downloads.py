@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 
 from app.client.connection import Server
-from app.client.errors import Corrupt, Unreachable
+from app.client.errors import Corrupt, Refused, Unreachable
 from app.client.session import Session
 from app.client.uploads import transfer
 
@@ -25,7 +25,7 @@ def save(session: Session, path: str, target: Path) -> str:
     Raises:
         Corrupt: the bytes are not those that the service has.
     """
-    head = session.server.send("HEAD", path)
+    head = _head(session.server, path)
     sha256, size = head.headers["etag"].strip('"'), int(head.headers["content-length"])
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{sha256[:16]}.part")
@@ -45,6 +45,14 @@ def save(session: Session, path: str, target: Path) -> str:
     _prove(partial, sha256, what=path)
     partial.replace(target)
     return sha256
+
+
+def _head(server: Server, path: str) -> httpx.Response:
+    try:
+        return server.send("HEAD", path)
+    except Refused:
+        with server.stream(path, {}):  # the answer to a HEAD has no body, and so no words
+            raise
 
 
 def _append(server: Server, path: str, partial: Path, have: int, sha256: str) -> Iterator[int]:

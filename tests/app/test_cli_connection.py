@@ -1,10 +1,16 @@
 """Which server and key the commands use, and what they say when that does not work."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import typer
+from typer.core import TyperGroup
+from typer.testing import CliRunner
 
+from app.cli import main
 from app.client import completion
 from app.client.errors import Code
 from app.client.session import session
@@ -90,6 +96,34 @@ def test_the_shell_completes_names_and_survives_without_a_server(api: Api):
 
     assert completion.jobs(nowhere, "ftjob-") == []
     assert ("tiny-llama", "causal") in completion.models(there, "tiny-")
+
+
+def test_tab_offers_what_the_server_has(api: Api):
+    words = {"COMP_WORDS": "basin models show tiny-t", "COMP_CWORD": "3"}
+    env = words | {"_BASIN_COMPLETE": "complete_bash", "BASIN_URL": api.url}
+    env["BASIN_API_KEY"] = api.key("completed")
+
+    answer = CliRunner().invoke(main, [], env=env, prog_name="basin")
+
+    assert answer.stdout.split() == ["tiny-t5"]
+
+
+def commands(group: TyperGroup, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command, *path, name)
+        else:
+            yield (*path, name), command
+
+
+def test_every_command_explains_itself_and_speaks_json_where_it_has_something_to_say():
+    found = dict(commands(typer.main.get_command(main)))
+
+    silent = {
+        path for path, each in found.items() if "as_json" not in {p.name for p in each.params}
+    }
+    assert silent == {("demo",), ("worker",)}
+    assert all(command.help for command in found.values()) and ("jobs", "follow") in found
 
 
 def test_help_names_the_exit_codes_and_completion():

@@ -1,14 +1,19 @@
 """`basin jobs` against a real server, and its event stream as the API sends it."""
 
+import io
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import openai
 import pytest
+from rich.console import Console
 
 from app.client.errors import Code
+from app.client.follow import View
+from app.client.watch import Update
 from app.settings import ApiSettings
 from tests.app.basin import Basin, basin_of, scripted
 from tests.app.records import run_now
@@ -174,6 +179,33 @@ def test_a_stream_that_breaks_goes_on_after_the_last_message():
     streams = [headers for _, path, headers, _ in script.asked if path.endswith("/stream")]
     assert steps == [1, 2, 3] and updates[-1]["event"] == "done"
     assert [each.get("Last-Event-ID") for each in streams] == [None, "2", "5"]
+
+
+def test_on_a_terminal_a_bar_a_curve_and_the_place_in_the_queue_are_drawn():
+    console = Console(record=True, width=140, file=io.StringIO(), force_terminal=True)
+    queue = {"position": 2, "ahead": 1, "eta_s": None, "reason": "all devices are busy"}
+    view = View()
+    view.take(Update("status", RUNNING | {"queue": queue, "estimated_finish": time.time() + 61}))
+    for number in range(1, 4):
+        values = {"train_loss": 4.0 - number, "valid_loss": "NaN"}
+        view.take(Update("metrics", {"step": number, "attempt": 1, "values": values}))
+
+    console.print(view)
+
+    drawn = console.export_text()
+    assert "ftjob-1 running" in drawn and "1/3" in drawn and "1:0" in drawn and "━" in drawn
+    assert "number 2 in the queue: all devices are busy" in drawn
+    assert "train_loss █▅▁ 1   valid_loss NaN at step 3" in drawn
+
+
+def test_a_run_that_went_back_replaces_the_steps_it_takes_again():
+    view = View()
+    view.take(Update("status", RUNNING))
+    for attempt, loss in ((1, 3.0), (2, 5.0)):
+        data = {"step": 1, "attempt": attempt, "values": {"train_loss": loss}}
+        view.take(Update("metrics", data))
+
+    assert "train_loss 5" in str(view.plain(now=0.0))
 
 
 def test_a_stream_reads_as_plain_lines_where_there_is_no_terminal():
