@@ -38,8 +38,8 @@ def ended(settings: ApiSettings, job: str, status: str) -> str:
     for step, name, value in POINTS:
         run_now(
             settings,
-            "INSERT INTO metrics (job_id, name, step, value, attempt, ts)"
-            " VALUES (:job, :name, :step, :value, 1, now())",
+            "INSERT INTO metrics (job_id, name, step, value, attempt, ts, seq)"
+            " VALUES (:job, :name, :step, :value, 1, now(), :step)",
             job=job,
             name=name,
             step=step,
@@ -47,7 +47,7 @@ def ended(settings: ApiSettings, job: str, status: str) -> str:
         )
     run_now(
         settings,
-        "UPDATE jobs SET status = :status, step = 2, error_code = :code,"
+        "UPDATE jobs SET status = :status, step = 2, metric_seq = 2, error_code = :code,"
         " error_message = 'Too hot.', fine_tuned_model = 'ft:tiny:x::1' WHERE id = :job",
         job=job,
         status=status,
