@@ -9,6 +9,7 @@ from app.client.session import session
 from app.console import DEFAULT_DATA
 
 FEW = 50
+PATIENCE_S = 2.0
 
 
 def jobs(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
@@ -38,6 +39,7 @@ def _asked(context: typer.Context, path: str, **params: int) -> list[dict[str, s
     given = context.params
     asking = session(given.get("url"), given.get("api_key"), given.get("data") or DEFAULT_DATA)
     with closing(asking.server) as server:
+        server.http.timeout = PATIENCE_S
         try:
             found: list[dict[str, str]] = server.get(path, **params)["data"]
         except ClientError:

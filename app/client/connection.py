@@ -10,7 +10,7 @@ import httpx
 
 from app.client.errors import Refused, Unreachable
 
-TIMEOUT = httpx.Timeout(60, connect=5)
+TIMEOUT = httpx.Timeout(600, connect=5)  # the server reads a large file line by line meanwhile
 TRIES = 4
 LONGEST_WAIT_S = 10.0
 PAGE = 100
