@@ -101,9 +101,9 @@ async def get_file(file_id: str, tx: Tx, caller: Caller) -> FileOut:
     return file_out(await service.get(tx, caller.organization_id, file_id))
 
 
-@router.get("/{file_id}/content")
+@router.api_route("/{file_id}/content", methods=["GET", "HEAD"], operation_id="download_file")
 async def get_content(request: Request, file_id: str, db: Db, caller: Caller) -> Response:
-    """Download the file's bytes; ranges work."""
+    """Download the file's bytes: ranges, ETag and HEAD work."""
     async with db.transaction() as tx:
         file = await service.get(tx, caller.organization_id, file_id)
         stored = await blobs.describe(tx, file.blob_id)
