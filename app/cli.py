@@ -25,6 +25,7 @@ from app.organizations import commands as organizations
 from app.organizations import reports
 from app.settings import Settings, inherited_environment
 from app.sweep import Swept, sweep_storage
+from app.webhooks import commands as webhooks
 
 main = typer.Typer(
     name="basin",
@@ -34,6 +35,7 @@ main = typer.Typer(
 )
 main.add_typer(keys.app, name="keys")
 main.add_typer(organizations.app, name="orgs")
+main.add_typer(webhooks.app, name="webhooks")
 main.command("usage")(reports.show_usage)
 main.command("audit")(reports.show_audit)
 files_app = typer.Typer(help="Look at training files.", no_args_is_help=True)

@@ -1,7 +1,8 @@
 """The API: create_app(settings)."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -22,6 +23,9 @@ from app.permissions import routes as permissions
 from app.rates import Buckets
 from app.settings import ApiSettings
 from app.uploads import routes as uploads
+from app.vault import Vault
+from app.webhooks import routes as webhooks
+from app.webhooks.sender import send_forever
 from app.workers import routes as workers
 
 DESCRIPTION = """Fine-tuning that speaks OpenAI's API and trains LoRA-MGPO adapters on your
@@ -38,16 +42,23 @@ def create_app(settings: ApiSettings) -> FastAPI:
         async with connected(settings.database_url, pool_size=10) as db:
             app.state.db, app.state.live = db, Live(db)
             async with listening(settings.database_url, CHANNEL, app.state.live.heard):
+                sending = asyncio.create_task(
+                    send_forever(db, app.state.vault, settings.webhook_networks)
+                )
                 yield
+                sending.cancel()
+                with suppress(asyncio.CancelledError):
+                    await sending
         await app.state.buckets.close()
 
     # Offline: /docs serves its scripts itself, where FastAPI's would load them from a CDN.
     app = FastAPIOffline(title="Basin", version="0.1.0", description=DESCRIPTION, lifespan=lifespan)
     app.state.settings = settings
+    app.state.vault = Vault(settings.sealing_keys)
     app.state.bell = Bell(make_celery(settings.redis_url))
     app.state.buckets = Buckets(settings.redis_url, per_minute=settings.requests_per_minute)
     web.install(app)
-    tenants = (organizations, keys)
+    tenants = (organizations, keys, webhooks)
     for part in (files, uploads, jobs, permissions, graders, models, workers, *tenants, health):
         app.include_router(part.router)
     dashboard.install(app)

@@ -167,7 +167,7 @@ async def cancel(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
     waits = Job.status.in_((JobStatus.QUEUED, JobStatus.PAUSED))
     if await _move(tx, job_id, waits, status=JobStatus.CANCELLED, finished_at=func.now()):
         events.add(tx, job_id, f"The job was cancelled {told}")
-        await lease.drop_resume_states(tx, job_id)
+        await lease.conclude(tx, organization_id, job_id, JobStatus.CANCELLED)
     else:
         await _move(tx, job_id, Job.status == JobStatus.RUNNING, stop_requested="cancel")
     await tx.flush()
