@@ -1,7 +1,7 @@
 """The API: create_app(settings)."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
@@ -10,9 +10,11 @@ from fastapi_offline import FastAPIOffline
 from app import health, logs, web
 from app.broker import Bell, make_celery
 from app.dashboard import pages as dashboard
-from app.db import connected
+from app.db import Database, connected
 from app.files import routes as files
 from app.graders import routes as graders
+from app.integrations import routes as integrations
+from app.integrations.forwarder import Forwarder
 from app.jobs import routes as jobs
 from app.jobs.stream import CHANNEL, Live
 from app.keys import routes as keys
@@ -21,7 +23,7 @@ from app.models import routes as models
 from app.organizations import routes as organizations
 from app.permissions import routes as permissions
 from app.rates import Buckets
-from app.settings import ApiSettings
+from app.settings import ApiSettings, inherited_environment
 from app.uploads import routes as uploads
 from app.vault import Vault
 from app.webhooks import routes as webhooks
@@ -41,14 +43,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with connected(settings.database_url, pool_size=10) as db:
             app.state.db, app.state.live = db, Live(db)
-            async with listening(settings.database_url, CHANNEL, app.state.live.heard):
-                sending = asyncio.create_task(
-                    send_forever(db, app.state.vault, settings.webhook_networks)
-                )
+            async with (
+                listening(settings.database_url, CHANNEL, app.state.live.heard),
+                _beside(*_senders(settings, db, app.state.vault)),
+            ):
                 yield
-                sending.cancel()
-                with suppress(asyncio.CancelledError):
-                    await sending
         await app.state.buckets.close()
 
     # Offline: /docs serves its scripts itself, where FastAPI's would load them from a CDN.
@@ -58,11 +57,38 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.bell = Bell(make_celery(settings.redis_url))
     app.state.buckets = Buckets(settings.redis_url, per_minute=settings.requests_per_minute)
     web.install(app)
-    tenants = (organizations, keys, webhooks)
+    tenants = (organizations, keys, webhooks, integrations)
     for part in (files, uploads, jobs, permissions, graders, models, workers, *tenants, health):
         app.include_router(part.router)
     dashboard.install(app)
     return app
+
+
+def _senders(
+    settings: ApiSettings, db: Database, vault: Vault
+) -> tuple[Coroutine[None, None, None], ...]:
+    """Return what this process sends out by itself. Here, for a worker never learns the keys."""
+    forwarder = Forwarder(
+        db,
+        vault,
+        inherited_environment(),
+        mlflow_tracking_uri=settings.mlflow_tracking_uri,
+        wandb_base_url=settings.wandb_base_url,
+    )
+    return send_forever(db, vault, settings.webhook_networks), forwarder.run_forever()
+
+
+@asynccontextmanager
+async def _beside(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Do work for the length of a block, and end it then."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
 
 def app_from_env() -> FastAPI:

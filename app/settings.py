@@ -85,6 +85,12 @@ class ApiSettings(Settings):
         description="comma-separated inside networks that webhooks may reach, such as 10.1.0.0/16;"
         " http://10.1.0.0/16 permits plain HTTP there too",
     )
+    mlflow_tracking_uri: str | None = Field(
+        default=None, description="MLflow server that every job's metrics are sent to"
+    )
+    wandb_base_url: str | None = Field(
+        default=None, description="a Weights & Biases server of your own; theirs when unset"
+    )
     max_file_bytes: int = Field(default=512 * MIB, gt=0)
     requests_per_minute: int = Field(
         default=600, ge=0, description="of one key, and as many at once; 0 counts none"

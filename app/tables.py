@@ -240,6 +240,7 @@ class Job(Base):
     method: Mapped[Json]
     hyperparameters: Mapped[Json]
     user_metadata: Mapped[Json | None]
+    integrations: Mapped[list[Json] | None] = mapped_column(JSONB(none_as_null=True))
     spec: Mapped[Json]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     queued_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -506,3 +507,40 @@ class WebhookAttempt(Base):
     status_code: Mapped[int | None]
     error: Mapped[str | None]
     response: Mapped[str | None]
+
+
+class IntegrationKey(Base):
+    """An organization's key to a service that its metrics are sent to, sealed."""
+
+    __tablename__ = "integration_keys"
+    __table_args__ = (PrimaryKeyConstraint("organization_id", "type"),)
+
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    type: Mapped[str]
+    secret: Mapped[bytes]
+    last4: Mapped[str]
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Forward(Base):
+    """What of a job's metrics was sent elsewhere: all up to `step`.
+
+    `state` is pending, then done or given_up. `next_at` is when a pending one is sent on; while
+    that is being done, when it may be by another. `failures` counts those in a row.
+    """
+
+    __tablename__ = "forwards"
+    __table_args__ = (
+        PrimaryKeyConstraint("job_id", "target"),
+        Index("ix_forwards_due", "next_at", postgresql_where=text("state = 'pending'")),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    target: Mapped[str]
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    state: Mapped[str] = mapped_column(server_default="pending")
+    step: Mapped[int] = mapped_column(server_default="0")
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    failures: Mapped[int] = mapped_column(server_default="0")
+    url: Mapped[str | None]
+    next_at: Mapped[datetime] = mapped_column(server_default=func.now())

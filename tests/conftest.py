@@ -102,6 +102,12 @@ def environment(settings: ApiSettings) -> dict[str, str]:
         "BASIN_REQUESTS_PER_MINUTE": str(settings.requests_per_minute),
         "BASIN_DEVICES": settings.devices,
         "BASIN_WEBHOOK_ALLOW": settings.webhook_allow,
+        **(
+            {"BASIN_MLFLOW_TRACKING_URI": mlflow}
+            if (mlflow := settings.mlflow_tracking_uri)
+            else {}
+        ),
+        "WANDB_MODE": "offline",  # no test reaches it
     }
 
 
