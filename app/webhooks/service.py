@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, tuple_, update
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import audit
@@ -187,12 +187,8 @@ async def reseal(tx: AsyncSession, vault: Vault) -> int:
     """
     endpoints = list(await tx.scalars(select(WebhookEndpoint).with_for_update()))
     for each in endpoints:
-        before = each.previous_secret
-        values = {
-            "secret": vault.reseal(each.secret),
-            "previous_secret": vault.reseal(before) if before else None,
-        }
-        await tx.execute(
-            update(WebhookEndpoint).where(WebhookEndpoint.id == each.id).values(**values)
-        )
+        each.secret = vault.reseal(each.secret)
+        if each.previous_secret is not None:
+            each.previous_secret = vault.reseal(each.previous_secret)
+    await tx.flush()
     return len(endpoints)

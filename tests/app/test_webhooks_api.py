@@ -9,6 +9,8 @@ import pytest
 
 from app.ids import token
 from app.keys.service import Scope
+from app.settings import ApiSettings
+from app.vault import Vault
 from tests.app.records import run_now
 from tests.app.test_cli import basin
 from tests.app.test_jobs_api import submit
@@ -263,3 +265,22 @@ def test_the_command_line_makes_lists_and_deletes_endpoints(api: Api, receiver: 
     assert tested.returncode == 0 and "200" in tested.stdout
     assert "given_up" not in deliveries and "delivered" in deliveries and "200" in deliveries
     assert deleted.returncode == 0 and org not in basin("webhooks", "list", env=env).stdout
+
+
+def test_after_a_new_key_everything_is_sealed_anew_by_one_command(
+    settings: ApiSettings, own_url: str, receiver: Receiver
+):
+    old, new = "the key of this year", "the key of next year"
+    alone = settings.model_copy(update={"database_url": own_url})
+    env = environment(alone)
+    basin("keys", "create", "--org", "sealed", env=env)
+    asked = ("webhooks", "create", receiver.url, "--org", "sealed")
+    secret = basin(*asked, env=env | {"BASIN_SECRETS_KEY": old}).stdout.strip()
+
+    refused = basin("reseal", env=env | {"BASIN_SECRETS_KEY": new})
+    resealed = basin("reseal", env=env | {"BASIN_SECRETS_KEY": f"{new},{old}"})
+
+    assert refused.returncode == 2 and "another BASIN_SECRETS_KEY" in refused.stderr
+    assert "1 webhook endpoints" in resealed.stdout
+    sealed = run_now(alone, "SELECT secret FROM webhook_endpoints")
+    assert Vault([new]).open(sealed) == secret
