@@ -19,6 +19,7 @@ import httpcore
 
 from app.addresses import Address, Inside, Scheme
 
+RESOLVE_S = 10.0
 DEFAULT_PORTS = {"http": 80, "https": 443}
 SocketOptions = Iterable[httpcore.SOCKET_OPTION]
 
@@ -118,9 +119,11 @@ async def _resolve(host: str, port: int, *, scheme: Scheme, inside: Inside) -> l
     Raises:
         Unreachable: there are none, or one may not: which one is not told.
     """
+    loop = asyncio.get_running_loop()
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+        async with asyncio.timeout(RESOLVE_S):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:  # a TimeoutError is an OSError
         raise Unreachable(f"The host {host} cannot be resolved.") from error
     addresses = [ip_address(str(where[0])) for *_, where in found]
     if not all(inside.may_reach(each, port=port, scheme=scheme) for each in addresses):

@@ -1,20 +1,19 @@
 """The API: create_app(settings)."""
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app import health, logs, web
+from app.background import senders
 from app.broker import Bell, make_celery
 from app.dashboard import pages as dashboard
-from app.db import Database, connected
+from app.db import connected
 from app.files import routes as files
 from app.graders import routes as graders
 from app.integrations import routes as integrations
-from app.integrations.forwarder import Forwarder
 from app.jobs import routes as jobs
 from app.jobs.stream import CHANNEL, Live
 from app.keys import routes as keys
@@ -23,11 +22,10 @@ from app.models import routes as models
 from app.organizations import routes as organizations
 from app.permissions import routes as permissions
 from app.rates import Buckets
-from app.settings import ApiSettings, inherited_environment
+from app.settings import ApiSettings
 from app.uploads import routes as uploads
 from app.vault import Vault
 from app.webhooks import routes as webhooks
-from app.webhooks.sender import send_forever
 from app.workers import routes as workers
 
 DESCRIPTION = """Fine-tuning that speaks OpenAI's API and trains LoRA-MGPO adapters on your
@@ -45,7 +43,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
             app.state.db, app.state.live = db, Live(db)
             async with (
                 listening(settings.database_url, CHANNEL, app.state.live.heard),
-                _beside(*_senders(settings, db, app.state.vault)),
+                senders(settings, db, app.state.vault),
             ):
                 yield
         await app.state.buckets.close()
@@ -62,33 +60,6 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.include_router(part.router)
     dashboard.install(app)
     return app
-
-
-def _senders(
-    settings: ApiSettings, db: Database, vault: Vault
-) -> tuple[Coroutine[None, None, None], ...]:
-    """Return what this process sends out by itself. Here, for a worker never learns the keys."""
-    forwarder = Forwarder(
-        db,
-        vault,
-        inherited_environment(),
-        mlflow_tracking_uri=settings.mlflow_tracking_uri,
-        wandb_base_url=settings.wandb_base_url,
-    )
-    return send_forever(db, vault, settings.webhook_networks), forwarder.run_forever()
-
-
-@asynccontextmanager
-async def _beside(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Do work for the length of a block, and end it then."""
-    tasks = [asyncio.create_task(each) for each in work]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
 
 def app_from_env() -> FastAPI:

@@ -28,6 +28,7 @@ READY_TIMEOUT_S = 60.0
 POLL_S = 0.1
 MODELS = "models"  # below the data folder, when no other is named
 PEPPER = "pepper"
+API_SECRETS = ("BASIN_KEY_PEPPER", "BASIN_SECRETS_KEY")
 QUICK_FAILURE_S = 30.0
 MOST_QUICK_FAILURES = 5
 
@@ -168,9 +169,10 @@ def _run(
         environment = inherited | options
         environment["BASIN_DATABASE_URL"] = services.database_url
         environment["BASIN_REDIS_URL"] = services.redis_url
-        environment.pop("BASIN_KEY_PEPPER", None)
+        # A worker learns neither what keys nor what secrets are kept with.
+        secret = {name: environment.pop(name) for name in API_SECRETS if name in environment}
         url = _url(host, port)
-        api = _api(data, environment | {"BASIN_KEY_PEPPER": pepper}, host=host, port=port)
+        api = _api(data, environment | secret | {"BASIN_KEY_PEPPER": pepper}, host=host, port=port)
         with _running((api, _worker(data, environment)), stop) as children:
             _wait_until_ready(url, children, services)
             if as_json:

@@ -15,9 +15,10 @@ from app.egress import Unreachable
 from app.organizations import service as organizations
 from app.settings import ApiSettings, Settings
 from app.vault import Vault
-from app.webhooks import outbox, sender, service
+from app.webhooks import outbox, service
 from app.webhooks.outbox import Result
 from app.webhooks.schemas import Target
+from app.webhooks.sender import Sender
 from app.webhooks.service import Logged
 
 app = typer.Typer(
@@ -165,7 +166,7 @@ async def _test(settings: ApiSettings, endpoint_id: str) -> Result:
             event_type = endpoint.event_types[0]
             due = await service.begin_test(tx, endpoint, operator, event_type)
         vault = Vault(settings.sealing_keys)
-        return await sender.attempt(db, vault, settings.webhook_networks, due)
+        return await Sender(db, vault, settings.webhook_networks).send(due)
 
 
 async def _rotate(settings: ApiSettings, endpoint_id: str, *, keep_old: bool) -> str:

@@ -11,7 +11,7 @@ from app.egress import Unreachable
 from app.errors import InvalidRequest
 from app.paging import ListOut, list_out
 from app.web import Admin, After, Caller, Config, Db, Limit, Seal, Tx
-from app.webhooks import sender, service
+from app.webhooks import service
 from app.webhooks.schemas import (
     CreateEndpoint,
     DeletedOut,
@@ -28,6 +28,7 @@ from app.webhooks.schemas import (
     endpoint_out,
     secret_endpoint_out,
 )
+from app.webhooks.sender import Sender
 
 router = APIRouter(prefix="/v1", tags=["webhooks"])
 
@@ -131,7 +132,7 @@ async def test_endpoint(
             tx, webhook_endpoint_id, organization_id=caller.organization_id
         )
         due = await service.begin_test(tx, endpoint, caller, event_type)
-    result = await sender.attempt(db, vault, settings.webhook_networks, due)
+    result = await Sender(db, vault, settings.webhook_networks).send(due)
     if result.status_code is None:
         raise InvalidRequest(f"{endpoint.url} was not reached. {result.error}")
     return TestOut(

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,35 +28,74 @@ LONGEST_WAIT_S = 3600.0
 KEPT_BYTES = 1024  # of an answer, in the log
 
 
-async def send_forever(db: Database, vault: Vault, inside: Inside) -> None:
-    """Send what is due, until cancelled; a database that is away is waited for."""
-    async with asyncio.TaskGroup() as group:
-        flying: dict[asyncio.Task[None], str] = {}
-        while True:
-            try:
-                while due := await _next(db, flying):
-                    task = group.create_task(_send(db, vault, inside, due))
-                    flying[task] = due.organization_id
-            except SQLAlchemyError as error:
-                log.warning("webhooks.postponed", error=str(error))
-            await asyncio.sleep(POLL_S)
-            flying = {task: owner for task, owner in flying.items() if not task.done()}
+@dataclass(frozen=True)
+class Sender:
+    """Sends to the Internet and to the operator's `inside`; opens what is signed with."""
 
+    db: Database
+    vault: Vault
+    inside: Inside
 
-async def attempt(db: Database, vault: Vault, inside: Inside, due: Due) -> Result:
-    """Send one message once, with no transaction open meanwhile, and write down how it went."""
-    result = await _post(vault, inside, due)
-    async with db.transaction() as tx:
-        became = await outbox.settle(tx, due, result, wait_s=wait_s(due.attempt))
-    log.info(
-        "webhook.attempted",
-        delivery_id=due.id,
-        attempt=due.attempt,
-        status_code=result.status_code,
-        error=result.error,
-        state=became,
-    )
-    return result
+    async def run_forever(self) -> None:
+        """Send what is due, until cancelled; a database that is away is waited for."""
+        async with asyncio.TaskGroup() as group:
+            flying: dict[asyncio.Task[None], str] = {}
+            while True:
+                try:
+                    while due := await self._next(flying):
+                        flying[group.create_task(self._tend(due))] = due.organization_id
+                except SQLAlchemyError as error:
+                    log.warning("webhooks.postponed", error=str(error))
+                await asyncio.sleep(POLL_S)
+                flying = {task: owner for task, owner in flying.items() if not task.done()}
+
+    async def send(self, due: Due) -> Result:
+        """Send one message once, with no transaction open meanwhile; write down how it went."""
+        result = await self._post(due)
+        async with self.db.transaction() as tx:
+            became = await outbox.settle(tx, due, result, wait_s=wait_s(due.attempt))
+        log.info(
+            "webhook.attempted",
+            delivery_id=due.id,
+            attempt=due.attempt,
+            status_code=result.status_code,
+            error=result.error,
+            state=became,
+        )
+        return result
+
+    async def _next(self, flying: dict[asyncio.Task[None], str]) -> Due | None:
+        if len(flying) >= MOST_AT_ONCE:
+            return None
+        busy = [owner for owner, count in Counter(flying.values()).items() if count >= MOST_OF_ONE]
+        async with self.db.transaction() as tx:
+            return await outbox.claim(tx, passing_over=busy)
+
+    async def _tend(self, due: Due) -> None:
+        try:
+            await self.send(due)
+        except Exception:  # one message must not end the others; it is sent again once let go
+            log.exception("webhook.not_settled", delivery_id=due.id)
+
+    async def _post(self, due: Due) -> Result:
+        started = time.monotonic()
+        answer, error = None, None
+        try:
+            answer = await egress.post(
+                due.url,
+                headers=signed(self.vault, due, timestamp=int(time.time())),
+                body=due.body.encode(),
+                inside=self.inside,
+                timeout_s=TIMEOUT_S,
+                keep_bytes=KEPT_BYTES,
+            )
+        except (Unreachable, SealBroken) as reason:
+            error = str(reason)
+        took_ms = round((time.monotonic() - started) * 1000)
+        if answer is None:
+            return Result(took_ms, error=error)
+        said = answer.start.decode(errors="replace").replace("\0", "")
+        return Result(took_ms, answer.status, _refusal(answer.status), said)
 
 
 def wait_s(attempts: int) -> float:
@@ -63,46 +103,6 @@ def wait_s(attempts: int) -> float:
     longest_exponent = 20  # far past the longest wait
     wait = FIRST_WAIT_S * 2.0 ** min(attempts - 1, longest_exponent)
     return min(wait, LONGEST_WAIT_S) * random.uniform(0.8, 1.2)  # noqa: S311  spreads load
-
-
-async def _next(db: Database, flying: dict[asyncio.Task[None], str]) -> Due | None:
-    if len(flying) >= MOST_AT_ONCE:
-        return None
-    busy = [owner for owner, count in Counter(flying.values()).items() if count >= MOST_OF_ONE]
-    async with db.transaction() as tx:
-        return await outbox.claim(tx, passing_over=busy)
-
-
-async def _send(db: Database, vault: Vault, inside: Inside, due: Due) -> None:
-    try:
-        await attempt(db, vault, inside, due)
-    except Exception:  # one message must not end the others; it is sent again once nobody holds it
-        log.exception("webhook.not_settled", delivery_id=due.id)
-
-
-async def _post(vault: Vault, inside: Inside, due: Due) -> Result:
-    started = time.monotonic()
-
-    def result(
-        *, status_code: int | None = None, error: str | None = None, response: bytes = b""
-    ) -> Result:
-        shown = response.decode(errors="replace").replace("\0", "")
-        took_ms = round((time.monotonic() - started) * 1000)
-        return Result(took_ms, status_code, error, None if status_code is None else shown)
-
-    try:
-        headers = signed(vault, due, timestamp=int(time.time()))
-        answer = await egress.post(
-            due.url,
-            headers=headers,
-            body=due.body.encode(),
-            inside=inside,
-            timeout_s=TIMEOUT_S,
-            keep_bytes=KEPT_BYTES,
-        )
-    except (Unreachable, SealBroken) as error:
-        return result(error=str(error))
-    return result(status_code=answer.status, error=_refusal(answer.status), response=answer.start)
 
 
 def signed(vault: Vault, due: Due, *, timestamp: int) -> dict[str, str]:

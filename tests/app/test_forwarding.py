@@ -2,8 +2,8 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import func, insert, text, update
 
 from app.audit import Actor
+from app.background import beside
 from app.db import Database
 from app.integrations import forwarder, forwards, service
 from app.integrations.forwarder import Forwarder
@@ -99,24 +100,11 @@ async def send_until(
     db: Database, job_id: str, true: Callable[[Any], bool], uri: str, **environment: str
 ) -> Any:
     """Forward until that is so of the job's forward, and return it."""
-    sending = Forwarder(
-        db, VAULT, inherited_environment() | environment, mlflow_tracking_uri=uri
-    ).run_forever()
-    async with _running(sending), asyncio.timeout(120):
+    sending = Forwarder(db, VAULT, inherited_environment() | environment, mlflow_tracking_uri=uri)
+    async with beside(sending.run_forever), asyncio.timeout(120):
         while not true(await forward_of(db, job_id)):
             await asyncio.sleep(0.1)
     return await forward_of(db, job_id)
-
-
-@asynccontextmanager
-async def _running(work: Awaitable[None]) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 def stored(path: Path) -> tuple[list[Any], list[Any]]:

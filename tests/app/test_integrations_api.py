@@ -17,12 +17,14 @@ from app.settings import ApiSettings
 from tests.app.records import run_now
 from tests.conftest import Api, running_api
 from tests.factories import jsonl
+from tests.receiver import RECEIVER_HOST
 from tests.waiting import wait_until
 
 pytest.importorskip("mlflow", reason="the extra `integrations` is not installed")
 pytest.importorskip("wandb", reason="the extra `integrations` is not installed")
 
 WANDB = "/organization/integrations/wandb"
+NOWHERE = f"http://{RECEIVER_HOST}:1/"
 API_KEY = "canary" + "7" * 34
 INTEGRATION = {
     "type": "wandb",
@@ -105,6 +107,8 @@ def test_a_running_service_tells_mlflow_of_every_job_and_its_key_is_nowhere(
         key = api.key("charted", Scope.ADMIN)
         with api.http(key) as admin, api.openai(key) as client:
             admin.put(WANDB, json={"api_key": API_KEY})
+            cancelled = ["fine_tuning.job.cancelled"]
+            hook = client.webhooks.create(name="x", url=NOWHERE, event_types=cancelled)
             job = submit(client, integrations=[INTEGRATION])
             client.fine_tuning.jobs.cancel(job.id)
             states = "SELECT string_agg(state, ' ') FROM forwards"
@@ -124,4 +128,7 @@ def test_a_running_service_tells_mlflow_of_every_job_and_its_key_is_nowhere(
         runs = database.execute("SELECT name, status FROM runs").fetchall()
         experiments = [name for (name,) in database.execute("SELECT name FROM experiments")]
     assert runs == [(job.id, "KILLED")] and "basin/charted" in experiments
-    assert not [text for text in (*told, log.read_text()) if API_KEY in text]
+    printed = log.read_text()
+    assert "webhook.attempted" in printed and "metrics.forwarded" in printed
+    secrets = (API_KEY, hook.signing_secret, hook.signing_secret.removeprefix("whsec_"))
+    assert not [text for text in (*told, printed) for secret in secrets if secret in text]

@@ -1,8 +1,8 @@
 """What waits to be sent is sent once to each, again when it fails, and for a day at most."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 import openai
@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from app.addresses import Inside
 from app.audit import Actor
+from app.background import beside
 from app.db import Database
 from app.ids import new_id
 from app.jobs.states import JobStatus
@@ -18,7 +19,7 @@ from app.sweep import sweep_storage
 from app.vault import Vault
 from app.webhooks import outbox, sender
 from app.webhooks import service as webhooks
-from app.webhooks.sender import send_forever, wait_s
+from app.webhooks.sender import Sender, wait_s
 from tests.app.records import make_organization, run
 from tests.receiver import Receiver, receiving
 
@@ -72,17 +73,10 @@ async def one(db: Database) -> Any:
     return found
 
 
-@asynccontextmanager
-async def sending(
+def sending(
     db: Database, inside: Inside = PLAIN, vault: Vault = VAULT
-) -> AsyncIterator[None]:
-    task = asyncio.create_task(send_forever(db, vault, inside))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+) -> AbstractAsyncContextManager[None]:
+    return beside(Sender(db, vault, inside).run_forever)
 
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:
