@@ -11,6 +11,7 @@ from app.keys import commands as keys
 from app.models import commands as models
 from app.organizations import commands as organizations
 from app.organizations import reports
+from app.webhooks import commands as webhooks
 
 OPERATING = "Operate a server (on its machine, or with its settings)"
 main = typer.Typer(
@@ -37,10 +38,12 @@ main.command("worker", rich_help_panel=OPERATING)(commands.work)
 main.command("migrate", rich_help_panel=OPERATING)(commands.bring_up_to_date)
 main.command("sweep", rich_help_panel=OPERATING)(commands.sweep)
 main.command("fsck", rich_help_panel=OPERATING)(commands.check)
+main.command("reseal", rich_help_panel=OPERATING)(commands.reseal)
 main.command("usage", rich_help_panel=OPERATING)(reports.show_usage)
 main.command("audit", rich_help_panel=OPERATING)(reports.show_audit)
 main.add_typer(keys.app, name="keys", rich_help_panel=OPERATING)
 main.add_typer(organizations.app, name="orgs", rich_help_panel=OPERATING)
+main.add_typer(webhooks.app, name="webhooks", rich_help_panel=OPERATING)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,12 @@ from app import fsck, migrate, up
 from app.console import DEFAULT_DATA, AsJson, Data, out, print_json, settings_of
 from app.db import Database, connected
 from app.fsck import Finding, Totals
+from app.integrations import service as integrations
 from app.jobs import lease
-from app.settings import Settings, inherited_environment
+from app.settings import ApiSettings, Settings, inherited_environment
 from app.sweep import Swept, sweep_storage
+from app.vault import SealBroken, Vault
+from app.webhooks import service as webhook_endpoints
 
 
 def start(
@@ -141,6 +144,22 @@ def check(
         raise typer.Exit(1)
 
 
+def reseal(*, as_json: AsJson = False, data: Data = DEFAULT_DATA) -> None:
+    """Seal webhook secrets and integration keys with the first key of BASIN_SECRETS_KEY.
+
+    Put the new key before the old one, separated by a comma, restart the API, run this, and take
+    the old key out. All or nothing is sealed anew.
+    """
+    try:
+        endpoints, keys_of_others = asyncio.run(_reseal(settings_of(data, ApiSettings)))
+    except SealBroken as error:
+        raise typer.BadParameter(f"{error} Add that key to the end.") from error
+    if as_json:
+        print_json({"webhook_endpoints": endpoints, "integration_keys": keys_of_others})
+    else:
+        out.print(f"sealed anew: {endpoints} webhook endpoints, {keys_of_others} integration keys")
+
+
 async def _sweep(settings: Settings) -> tuple[list[str], Swept]:
     async with connected(settings.database_url) as db:
         async with db.transaction() as tx:
@@ -151,6 +170,12 @@ async def _sweep(settings: Settings) -> tuple[list[str], Swept]:
             resume_retention_days=settings.resume_retention_days,
         )
         return woken, swept
+
+
+async def _reseal(settings: ApiSettings) -> tuple[int, int]:
+    vault = Vault(settings.sealing_keys)
+    async with connected(settings.database_url) as db, db.transaction() as tx:
+        return await webhook_endpoints.reseal(tx, vault), await integrations.reseal(tx, vault)
 
 
 async def _fsck(settings: Settings, *, deep: bool) -> tuple[list[Finding], Totals]:

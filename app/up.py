@@ -30,6 +30,7 @@ MODELS = "models"  # below the data folder, when no other is named
 PEPPER = "pepper"
 KEY = "key"
 URL = "url"  # where the API is, for the commands that ask it; there while it runs
+API_SECRETS = ("BASIN_KEY_PEPPER", "BASIN_SECRETS_KEY")
 QUICK_FAILURE_S = 30.0
 MOST_QUICK_FAILURES = 5
 
@@ -170,9 +171,10 @@ def _run(
         environment = inherited | options
         environment["BASIN_DATABASE_URL"] = services.database_url
         environment["BASIN_REDIS_URL"] = services.redis_url
-        environment.pop("BASIN_KEY_PEPPER", None)
+        # A worker learns neither what keys nor what secrets are kept with.
+        secret = {name: environment.pop(name) for name in API_SECRETS if name in environment}
         url = _url(host, port)
-        api = _api(data, environment | {"BASIN_KEY_PEPPER": pepper}, host=host, port=port)
+        api = _api(data, environment | secret | {"BASIN_KEY_PEPPER": pepper}, host=host, port=port)
         with _running((api, _worker(data, environment)), stop) as children:
             _wait_until_ready(url, children, services)
             with _found_at(data / URL, url):

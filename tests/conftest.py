@@ -26,6 +26,7 @@ from app.settings import ApiSettings, inherited_environment
 from app.tables import Job
 from app.up import LEAN_MALLOC
 from tests.factories import PEPPER, jsonl, make_bert_folder, make_model_folder, make_t5_folder
+from tests.receiver import RECEIVER_HOST
 from tests.waiting import answers, free_port, wait_until
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -86,6 +87,7 @@ def settings(
         max_file_bytes=MAX_FILE_BYTES,
         requests_per_minute=60_000,  # a test never waits
         devices="cpu",
+        webhook_allow=f"http://{RECEIVER_HOST}/32",
     )
 
 
@@ -99,6 +101,13 @@ def environment(settings: ApiSettings) -> dict[str, str]:
         "BASIN_MAX_FILE_BYTES": str(settings.max_file_bytes),
         "BASIN_REQUESTS_PER_MINUTE": str(settings.requests_per_minute),
         "BASIN_DEVICES": settings.devices,
+        "BASIN_WEBHOOK_ALLOW": settings.webhook_allow,
+        **(
+            {"BASIN_MLFLOW_TRACKING_URI": mlflow}
+            if (mlflow := settings.mlflow_tracking_uri)
+            else {}
+        ),
+        "WANDB_MODE": "offline",  # no test reaches it
     }
 
 
