@@ -5,7 +5,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from app.estimates.memory import Memory
 from app.estimates.pace import Counts, Pace
 from app.jobs.spec import TrainSpec
 
@@ -126,7 +125,7 @@ def basis(kind: Kind, modelled: Pace, finished: Sequence[Finished]) -> Basis:
     return Basis((), NO_TIER.format(**names), None)
 
 
-def calibrate(modelled: Pace, memory: Memory, found: Basis) -> Calibrated:
+def calibrate(modelled: Pace, found: Basis) -> Calibrated:
     """Multiply what is modelled by measured over modelled of the jobs it stands on."""
     jobs, wide = found.jobs, found.widening
     step = _ratios([(job.step_s, job.modelled.step_s) for job in jobs])
@@ -154,7 +153,7 @@ def _few(jobs: int) -> float:
 
 
 def _ratios(pairs: Sequence[tuple[float | None, float]]) -> list[float]:
-    return [measured / modelled for measured, modelled in pairs if measured and modelled > 0]
+    return [measured / modelled for measured, modelled in pairs if measured is not None and modelled]
 
 
 def _band(ratios: Sequence[float], widening: float | None, guess: float) -> Band:

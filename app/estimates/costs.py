@@ -45,7 +45,7 @@ class Costs:
 
     @cached_property
     def calibrated(self) -> Calibrated:
-        return calibration.calibrate(self._pace, self.terms, self.basis)
+        return calibration.calibrate(self._pace, self.basis)
 
     @cached_property
     def terms(self) -> Memory:

@@ -10,7 +10,7 @@ MIB, GIB = 1 << 20, 1 << 30
 CPU = "cpu"
 BUCKET = 1 << 24  # numbers; DeepSpeed allocates two whole ones
 TILE = (4096, 8192)  # tokens, words: of a causal model's logits so much is there at once
-LIBRARIES = {True: 700 * MIB, False: 64 * MIB}  # resident on a CPU; on a GPU workspaces alone
+LIBRARIES = {True: 600 * MIB, False: 64 * MIB}  # resident on a CPU; on a GPU workspaces alone
 
 
 @dataclass(frozen=True)
