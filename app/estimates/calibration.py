@@ -153,7 +153,9 @@ def _few(jobs: int) -> float:
 
 
 def _ratios(pairs: Sequence[tuple[float | None, float]]) -> list[float]:
-    return [measured / modelled for measured, modelled in pairs if measured is not None and modelled]
+    return [
+        measured / modelled for measured, modelled in pairs if measured is not None and modelled
+    ]
 
 
 def _band(ratios: Sequence[float], widening: float | None, guess: float) -> Band:

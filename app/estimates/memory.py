@@ -98,13 +98,22 @@ def _activations(shape: Shape, spec: TrainSpec, *, device: str, length: int) -> 
     tokens = training.micro_batch_size * length
     between = sum(out + into for out, into in shape.linears.values())
     inputs = shape.layers * shape.hidden
-    scores = 0
-    if shape.whole_attention:
-        scores = 3 * shape.layers * shape.heads * length * tokens
-    numbers = tokens * (between + inputs) + scores
+    scores = _scores_kept(shape, device) * shape.layers * shape.heads * length
+    numbers = tokens * (between + inputs + scores)
     if training.gradient_checkpointing:
         numbers = tokens * inputs + numbers // shape.layers
     return numbers * width(spec, device)
+
+
+def _scores_kept(shape: Shape, device: str) -> int:
+    """Return how many numbers attention keeps for each pair of tokens, in each of its heads.
+
+    T5 adds a bias and so computes scores, probabilities and their sum by itself; elsewhere fused
+    kernels keep none, of which a CPU has none for batches that are padded.
+    """
+    if shape.whole_attention:
+        return 3
+    return 1 if device == CPU else 0
 
 
 def _logits(shape: Shape, spec: TrainSpec, *, length: int) -> int:

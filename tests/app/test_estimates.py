@@ -26,6 +26,7 @@ FACTORS_OF_RANK_1 = 2 * 512
 WEIGHTS = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32)
 PARAMETERS = WEIGHTS + 2 * 2 * 32 + 32 + 2 * 259 * 32  # norms, and two embeddings
 LENGTH = 50
+SCORES = 2 * 4 * LENGTH  # of a token, in 2 layers of 4 heads: a CPU keeps them
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_the_terms_of_memory_are_those_of_the_hand(llama: Shape):
     assert found.weights == 4 * PARAMETERS
     assert found.trained == found.gradients == found.perturbation == 4 * numbers
     assert found.optimizer == 8 * numbers
-    assert found.activations == 4 * LENGTH * (2 * 512 + 2 * 32) * 4
+    assert found.activations == 4 * LENGTH * (2 * 512 + 2 * 32 + SCORES) * 4
     assert found.logits == 2 * 4 * LENGTH * 259 * 4
     assert found.total == sum(
         (found.weights, 5 * 4 * numbers, found.activations, found.logits, found.libraries)
@@ -190,12 +191,16 @@ def test_the_stages_of_zero_share_out_what_they_say(
     assert found.optimizer == optimizer * numbers
 
 
+def test_a_gpu_keeps_no_attention_scores(llama: Shape):
+    assert held(llama, GPU).activations == 4 * LENGTH * (2 * 512 + 2 * 32) * 2
+
+
 def test_gradient_checkpointing_keeps_the_inputs_of_layers_and_one_layer(llama: Shape):
     tokens = 4 * LENGTH
 
     found = held(llama, **{"training.gradient_checkpointing": True})
 
-    assert found.activations == tokens * (2 * 32 + (2 * 512 + 2 * 32) // 2) * 4
+    assert found.activations == tokens * (2 * 32 + (2 * 512 + 2 * 32 + SCORES) // 2) * 4
 
 
 def test_activations_grow_with_the_micro_batch_not_with_the_batch(llama: Shape):
