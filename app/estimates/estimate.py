@@ -69,7 +69,7 @@ class Estimate:
             tokens=self._tokens(),
             memory=self._memory(),
             time=self._time(),
-            queue=wait(self.around, needed=self.spec.resources.gpus),
+            queue=wait(self.around, needed=self.spec.resources.gpus, typical_s=self._typical_s),
             basis=self._basis(),
             fits=self._fits(),
             warnings=[*warnings, *_warnings(self.spec, self._rows)],
@@ -94,6 +94,14 @@ class Estimate:
         if self._workers:
             return self._workers[0].device
         return self.around.ended[0].started.device if self.around.ended else CPU
+
+    @property
+    def _typical_s(self) -> tuple[float, float, float] | None:
+        """How long jobs run here: as finished ones did, before the first as this one would."""
+        if self.around.durations_s is not None or self._costs is None:
+            return self.around.durations_s
+        band = self._costs.seconds
+        return band.low, band.expected, band.high
 
     @cached_property
     def _costs(self) -> Costs | None:
@@ -196,16 +204,17 @@ def spec_shown(body: CreateJob, spec: TrainSpec) -> Json:
     }  # fmt: skip
 
 
-def wait(around: Surroundings, *, needed: int) -> WaitOut:
-    """Return the wait: none where a device is free, else rounds of jobs as long as others were."""
+def wait(
+    around: Surroundings, *, needed: int, typical_s: tuple[float, float, float] | None
+) -> WaitOut:
+    """Return the wait: none where a device is free, else rounds of jobs of a typical length."""
     ahead, nodes, full = around.place.number - 1, around.nodes, around.place.full
     waits: list[int | None] = [None, None, None]
     if not full and ahead < sum(node.free // needed for node in nodes):
         waits = [0, 0, SOON_S]
-    elif not full and around.durations_s is not None:
+    elif not full and typical_s is not None:
         waits = [
-            workers.wait_s(nodes, needed=needed, ahead=ahead, typical_s=typical_s)
-            for typical_s in around.durations_s
+            workers.wait_s(nodes, needed=needed, ahead=ahead, typical_s=each) for each in typical_s
         ]
     low, expected, high = waits
     return WaitOut(
