@@ -107,7 +107,7 @@ def _finished(job: Ended, timing: Timing, reports: Reports, shapes: Shapes) -> F
         valid = _rows_of(job, spec.data.valid_sha256, spec.data.valid_rows, reports)
     held = memory.modelled(shape, spec, device=device, length=train.longest)
     step_s, checkpoint_s = _step_and_checkpoint(timing)
-    counts = pace.counts(spec, rows=job.started.train_rows)
+    counts = pace.counts_of(spec, steps=job.steps)
     known = step_s is not None
     parts = pace.Pace(step_s or 0.0, timing.evaluation_s or 0.0, checkpoint_s or 0.0, 0.0)
     rest_s = max(job.lasted_s - counts.seconds(parts), calibration.LEAST_S)
@@ -125,7 +125,6 @@ def _finished(job: Ended, timing: Timing, reports: Reports, shapes: Shapes) -> F
 
 def guessed_of(job: Ended) -> Shape:
     """Return the shape of a base that is no folder here, from how large a run found it."""
-
     whole = job.spec.peft.method == "full"
     trained = 0 if whole else job.started.trainable_parameters
     return guessed(job.started.total_parameters - trained)

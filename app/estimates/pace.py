@@ -64,11 +64,15 @@ def counts(spec: TrainSpec, *, rows: int) -> Counts:
     """Return the counts of a run over so many rows, which ends at its budget if that is sooner."""
     training = spec.training
     planned = training.max_steps or math.ceil(rows / training.batch_size) * training.n_epochs
-    steps = min(planned, spec.budget.max_steps or planned)
+    return counts_of(spec, steps=min(planned, spec.budget.max_steps or planned))
+
+
+def counts_of(spec: TrainSpec, *, steps: int) -> Counts:
+    """Return the counts of a run of so many steps."""
     evaluations = 0
     if spec.data.valid_sha256 is not None:
-        evaluations = 1 + math.ceil(steps / training.eval_steps)  # of the base, and at the end
-    return Counts(steps, evaluations, math.ceil(steps / training.checkpoint_steps))
+        evaluations = 1 + math.ceil(steps / spec.training.eval_steps)  # the base, and at the end
+    return Counts(steps, evaluations, math.ceil(steps / spec.training.checkpoint_steps))
 
 
 def modelled(

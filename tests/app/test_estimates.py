@@ -6,14 +6,19 @@ from typing import Any
 
 import pytest
 
-from app.estimates import calibration, memory, pace, rows, shapes, verdict
+from app.estimates import calibration, costs, memory, pace, rows, shapes, verdict
 from app.estimates.calibration import Band, Finished, Kind
+from app.estimates.estimate import Estimate, Surroundings
+from app.estimates.history import Ended
 from app.estimates.memory import CPU
 from app.estimates.pace import Pace
+from app.estimates.schemas import EstimateOut
 from app.estimates.shapes import Shape
 from app.estimates.verdict import changed
 from app.files.report import sketch
-from app.jobs.spec import TrainSpec
+from app.jobs.queue import Place
+from app.jobs.schemas import CreateJob
+from app.jobs.spec import Started, TrainSpec
 from app.models import catalog
 from app.workers.service import Hardware, Node
 from worker.devices import gpus
@@ -363,6 +368,37 @@ def test_more_jobs_that_agree_make_the_range_narrower():
         return band.high / band.low
 
     assert width(1) > width(4) > width(8) > 1
+
+
+# a base of which nothing is known
+
+
+def hub_job(shape: Shape | None) -> EstimateOut:
+    around = Surroundings([], Place(1, full=False), None, [], [])
+    tokens = report_of([10] * 20) | {"estimated": True}
+    asked = spec(**{"training.max_steps": 4})
+    estimate = Estimate(asked, shape, 2048, tokens, None, around)
+    return estimate.shown(CreateJob(model="org/hub", training_file="file-x"), [])
+
+
+def test_without_a_size_steps_are_told_and_memory_and_time_are_not(llama: Shape):
+    known, unknown = hub_job(llama), hub_job(None)
+
+    assert known.memory is not None and known.time is not None
+    assert (unknown.memory, unknown.time) == (None, None)
+    assert (unknown.steps, unknown.tokens.per_epoch) == (4, 200)
+    assert "not known here before its first run" in unknown.basis.words
+
+
+def test_a_run_tells_the_size_of_a_base_that_is_no_folder():
+    told = {"at": 0.0, "total_steps": 1, "first_step": 1, "train_rows": 20, "device": GPU}
+    sizes = {"trainable_parameters": 1_000_000, "total_parameters": 1_001_000_000}
+    started = Started(**told, **sizes, precision="bf16")
+    adapted = Ended("a", spec(), 1, 1, started, 1.0)
+    whole = Ended("b", spec(**{"peft.method": "full"}), 1, 1, started, 1.0)
+
+    assert costs.guessed_of(adapted).parameters == 1_000_000_000
+    assert costs.guessed_of(whole).parameters == 1_001_000_000
 
 
 # workers
