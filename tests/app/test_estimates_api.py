@@ -280,7 +280,7 @@ async def ran(
         ended = began + timedelta(seconds=30 + steps * step_s)
         tx.add(Attempt(job_id=job["id"], number=1, worker="w", started_at=began, ended_at=ended))
         for step in range(1, steps + 1):
-            told = {"job_id": job["id"], "step": step, "attempt": 1}
+            told = {"job_id": job["id"], "step": step, "seq": step, "attempt": 1}
             at = began + timedelta(seconds=10 + step * step_s)
             tx.add(Metric(**told, name="train_loss", value=1.0, ts=at))
             tx.add(Metric(**told, name="memory_bytes", value=peak, ts=at))
