@@ -1,11 +1,20 @@
 """The devices of this worker: a run holds as many as it asked for, all or none."""
 
 import re
+import shutil
+import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from app.workers.service import Hardware
+from worker import memory
+
 _SETTING = re.compile(r"cpu(,cpu)*|\d+(,\d+)*")
+NVIDIA_SMI = "nvidia-smi"
+QUERY = ("--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits")
+ANSWER_S = 30  # a driver that nobody holds open takes its time
+MIB = 1 << 20
 
 
 def named_devices(setting: str) -> list[str]:
@@ -26,6 +35,36 @@ def named_devices(setting: str) -> list[str]:
             f"devices {setting!r}: say auto, cpu, cpu,cpu for two slots, or GPU indices such as 0,1"
         )
     return devices
+
+
+def hardware(devices: Sequence[str]) -> list[Hardware]:
+    """Return what each device is; of a GPU that nvidia-smi does not tell of, nothing is known."""
+    if "cpu" in devices:
+        return [Hardware("cpu", memory.total_bytes())] * len(devices)
+    found = gpus(_ask_driver())
+    return [found.get(device, Hardware("gpu", None)) for device in devices]
+
+
+def gpus(told: str) -> Mapping[str, Hardware]:
+    """Read nvidia-smi's lines: index, name, MiB; a size that is not a number is unknown."""
+    rows = [line.split(", ") for line in told.splitlines() if line.count(", ") == 2]
+    return {
+        index.strip(): Hardware(name, int(size) * MIB if size.strip().isdecimal() else None)
+        for index, name, size in rows
+    }
+
+
+def _ask_driver() -> str:
+    program = shutil.which(NVIDIA_SMI)
+    if program is None:
+        return ""
+    try:
+        done = subprocess.run(
+            [program, *QUERY], capture_output=True, text=True, timeout=ANSWER_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return ""
+    return done.stdout if done.returncode == 0 else ""
 
 
 class DevicePool:

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import structlog
 from sqlalchemy import func
@@ -14,8 +15,9 @@ from app.jobs import lease, queue
 from app.settings import Settings
 from app.sweep import sweep_storage
 from app.tables import Worker
+from app.workers.service import Hardware
 from worker import leftovers
-from worker.devices import DevicePool
+from worker.devices import DevicePool, hardware
 
 log = structlog.get_logger()
 
@@ -39,12 +41,18 @@ async def sweep_once(database_url: str) -> bool:
         return await sweep(db)
 
 
-async def beat(db: Database, *, worker: str, hostname: str, devices: DevicePool) -> None:
-    """Write down that this worker is alive."""
+async def beat(
+    db: Database,
+    *,
+    worker: str,
+    hostname: str,
+    devices: DevicePool,
+    described: Sequence[Hardware],
+) -> None:
+    """Write down that this worker is alive, and what it has."""
     async with db.transaction() as tx:
-        row = insert(Worker).values(
-            id=worker, hostname=hostname, devices={"all": list(devices.all)}
-        )
+        told = {"all": list(devices.all), "hardware": [asdict(each) for each in described]}
+        row = insert(Worker).values(id=worker, hostname=hostname, devices=told)
         seen = {"seen_at": func.now()}
         await tx.execute(row.on_conflict_do_update(index_elements=["id"], set_=seen))
 
@@ -78,10 +86,13 @@ async def pulse(
 
     What waits is started here, without a message: it needs neither Redis nor Celery.
     """
+    described = await asyncio.to_thread(hardware, devices.all)
     async with connected(database_url) as db:
         while not stop.is_set():
             try:
-                await beat(db, worker=worker, hostname=hostname, devices=devices)
+                await beat(
+                    db, worker=worker, hostname=hostname, devices=devices, described=described
+                )
                 if await sweep(db) and devices.free:
                     start()
             except SQLAlchemyError as error:

@@ -77,8 +77,16 @@ def _estimated(found: dict[str, Any]) -> RenderableType:
         ("fits", Text(fits["words"], style="green" if fits["verdict"] else "red")),
         ("this rests on", found["basis"]["words"]),
     ]
+    rows += [("what would help", _advised(each)) for each in fits["advice"]]
     warnings = [Text(each, style="yellow") for each in found["warnings"]]
     return Group(words.pairs(rows), *warnings)
+
+
+def _advised(advice: dict[str, Any]) -> str:
+    """Say what a change would come to."""
+    change = ", ".join(f"{name} {value}" for name, value in advice["change"].items())
+    fits = "fits" if advice["fits"] else "does not fit yet"
+    return f"{change}: {words.size(advice['expected_bytes'])}, which {fits}"
 
 
 def _range(group: dict[str, Any] | None, name: str, said: Callable[[float], str]) -> str | None:

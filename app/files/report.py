@@ -3,7 +3,8 @@
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from app.files.lint import FIRST_LINES, Finding, Lint, Tally
 from app.files.parse import Row
@@ -15,6 +16,7 @@ from app.tables import Json
 
 REMEMBERED_ROWS = 1 << 20  # about 110 MiB while a report is made
 MOST_COUNTED = 50_000  # rows whose tokens are counted, evenly spaced over the file
+MOST_LENGTHS = 512  # different ones that are kept
 MOST_LABELS = 1000
 LONGEST_LABEL = 100
 SHOWN_LABELS = 20
@@ -32,7 +34,7 @@ class Survey:
     ) -> None:
         self.base, self.validation = base, validation
         self.tokens = TokenCounter(base)
-        self.lengths = array("L")
+        self.lengths, self.reads, self.learned = array("L"), array("L"), array("L")
         self.truncated, self.dropped, self.overlap = Tally(), Tally(), Tally()
         self.unknown_labels = Tally()
         self.labels: Counter[str] = Counter()
@@ -63,6 +65,8 @@ class Survey:
         assert self.format is not None
         length = self.tokens.measure(row, self.format)
         self.lengths.append(length.tokens)
+        self.reads.append(length.read)
+        self.learned.append(length.learned_from)
         limit = self.tokens.max_length
         if limit is not None and length.tokens > limit:
             self.truncated.add(number)
@@ -102,7 +106,22 @@ def _tokens(survey: Survey) -> Json | None:
         "max_length": survey.tokens.max_length,
         "truncated": survey.truncated.count,
         "dropped": survey.dropped.count,
+        # Not on the wire: what an estimate counts tokens by, wherever rows are cut.
+        "lengths": sketch(survey.lengths),
+        "read": sketch(survey.reads),
+        "learned_from": sketch(survey.learned),
     }
+
+
+def sketch(values: Sequence[int]) -> list[list[int]]:
+    """Return numbers as [number, how often]: each where they are few, else the means of runs."""
+    counts = sorted(Counter(values).items())
+    if len(counts) <= MOST_LENGTHS:
+        return [list(pair) for pair in counts]
+    ordered = sorted(values)
+    cuts = [len(ordered) * place // MOST_LENGTHS for place in range(MOST_LENGTHS + 1)]
+    runs = [ordered[start:stop] for start, stop in pairwise(cuts)]
+    return [[round(sum(run) / len(run)), len(run)] for run in runs]
 
 
 def _problems(survey: Survey) -> Iterator[Finding]:

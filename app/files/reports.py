@@ -87,11 +87,12 @@ async def _read(db: Database, file: File, survey: Survey) -> None:
 async def _kept(
     tx: AsyncSession, train: File, valid: File | None, base: BaseModel | None
 ) -> Json | None:
-    """Return a report made before, unless the base is newer."""
+    """Return a report made before, unless the base is newer, or the report older than lengths."""
     found = await tx.get(FileReport, _key(train, valid, base))
     if found is None or (base and found.created_at.timestamp() < base.created_at):
         return None
-    return found.report
+    tokens = found.report["tokens"]
+    return found.report if tokens is None or "lengths" in tokens else None
 
 
 async def _keep(

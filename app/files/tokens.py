@@ -1,6 +1,7 @@
 """How many tokens a row is to a base model: counted with its tokenizer.json, else estimated."""
 
 import json
+from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,15 @@ MOST_CHARACTERS = 1 << 16  # of a text that is tokenized; a longer one is counte
 
 @dataclass(frozen=True)
 class Length:
-    """A row in tokens, its longer side where a model reads two; whether an answer is left of it."""
+    """A row in tokens, its longer side where a model reads two; whether an answer is left of it.
+
+    `read` are the tokens of what goes in: all but an encoder-decoder's completion. `learned_from`
+    is where the first token stands that is learned; a row that is cut before it is left out.
+    """
 
     tokens: int
+    read: int
+    learned_from: int = 0
     answered: bool = True
 
 
@@ -53,15 +60,19 @@ class TokenCounter:
     def measure(self, row: Row, row_format: RowFormat) -> Length:
         """Return how long a row is, and whether a causal model keeps something to learn from it."""
         if row_format == "classification":
-            return Length(self._tokens(row["text"], row.get("text_pair"), special=True))
+            tokens = self._tokens(row["text"], row.get("text_pair"), special=True)
+            return Length(tokens, tokens)
         if row_format == "prompt_completion" and self.task == "seq2seq":
-            sides = (row["prompt"], row["completion"])
-            return Length(max(self._tokens(side, special=True) for side in sides))
+            read, written = (
+                self._tokens(row[side], special=True) for side in ("prompt", "completion")
+            )
+            return Length(max(read, written), read)
         if row_format == "preference":
             asked, _ = plain_text(row["input"])
             outputs = [row["preferred_output"], row["non_preferred_output"]]
             told = [plain_text({"messages": output})[0] for output in outputs]
-            return Length(self._tokens(asked + max(told, key=len)))
+            tokens = self._tokens(asked + max(told, key=len))
+            return Length(tokens, tokens)
         return self._measure_causal(*self._causal(row, row_format))
 
     def _causal(self, row: Row, row_format: RowFormat) -> tuple[str, int]:
@@ -77,13 +88,15 @@ class TokenCounter:
         if self._tokenizer is None:
             tokens = _estimate(text)
             starts = _estimate(text[:first])
-            return Length(tokens, self.max_length is None or starts < self.max_length)
+            return Length(tokens, tokens, starts, answered=self._reaches(starts))
         encoding = self._encode(text[:MOST_CHARACTERS])
         tokens = _in_proportion(len(encoding), text)
-        limit = self.max_length
-        if limit is None or limit >= len(encoding):
-            return Length(tokens)
-        return Length(tokens, answered=encoding.offsets[limit - 1][0] >= first)
+        starts = bisect_left(encoding.offsets, (first, 0))
+        return Length(tokens, tokens, starts, answered=self._reaches(starts))
+
+    def _reaches(self, starts: int) -> bool:
+        """Return whether a row that is learned from some token on keeps one when it is cut."""
+        return self.max_length is None or starts < self.max_length
 
     def _tokens(self, text: str, pair: str | None = None, *, special: bool = False) -> int:
         if self._tokenizer is None:

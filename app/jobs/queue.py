@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CTE, Select, func, or_, select, text
+from sqlalchemy import CTE, Select, Subquery, func, literal, or_, select, text, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.jobs.states import JobStatus
@@ -18,6 +18,7 @@ GPUS = Job.spec["resources"]["gpus"].as_integer()
 READY = Job.retry_at.is_(None) | (Job.retry_at <= func.now())
 _LONG_AGO = func.now() - text(f"interval '{PATIENCE_S} seconds'")
 _NOBODY = 1 << 62
+NEWCOMER = ""
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,19 @@ class Place:
     full: bool
 
 
-def line() -> CTE:
+@dataclass(frozen=True)
+class Newcomer:
+    """A job that might be submitted now."""
+
+    organization_id: str
+    priority: int
+    gpus: int
+
+
+def line(newcomer: Newcomer | None = None) -> CTE:
     """Return the queue: id, gpus, queued_at and place (1 is next) of every job that waits.
+
+    The id of a newcomer, who is taken to wait already, is empty.
 
     A job's turn is the number of devices its tenant would hold if all its jobs up to this one ran:
     a tenant with a hundred jobs gets no more than one with two, while both wait. Tenants that are
@@ -45,32 +57,55 @@ def line() -> CTE:
         .group_by(Job.organization_id)
         .subquery()
     )
-    own_order = (Job.priority.desc(), Job.created_at, Job.id)
-    asked = func.sum(GPUS).over(
-        partition_by=Job.organization_id, order_by=own_order, rows=(None, 0)
+    waiting = _waiting(newcomer)
+    own_order = (waiting.c.priority.desc(), waiting.c.created_at, waiting.c.id)
+    asked = func.sum(waiting.c.gpus).over(
+        partition_by=waiting.c.organization_id, order_by=own_order, rows=(None, 0)
     )
     most = Organization.max_running
     full = func.coalesce(func.coalesce(running.c.jobs, 0) >= most, False)
     turns = (
         select(
-            Job.id,
+            waiting.c.id,
             most.is_not(None).label("limited"),
             full.label("full"),
-            Job.priority,
-            Job.created_at,
-            Job.queued_at,
-            GPUS.label("gpus"),
+            waiting.c.priority,
+            waiting.c.created_at,
+            waiting.c.queued_at,
+            waiting.c.gpus,
             (func.coalesce(running.c.devices, 0) + asked).label("turn"),
         )
-        .join(Organization, Organization.id == Job.organization_id)
-        .outerjoin(running, running.c.organization_id == Job.organization_id)
-        .where(Job.status == JobStatus.QUEUED)
+        .join(Organization, Organization.id == waiting.c.organization_id)
+        .outerjoin(running, running.c.organization_id == waiting.c.organization_id)
         .subquery()
     )
     order = (turns.c.full, turns.c.priority.desc(), turns.c.turn, turns.c.created_at, turns.c.id)
     place = func.row_number().over(order_by=order).label("place")
     columns = turns.c.id, turns.c.gpus, turns.c.queued_at, turns.c.limited, turns.c.full
     return select(*columns, place).cte("line")
+
+
+def _waiting(newcomer: Newcomer | None) -> Subquery:
+    """Select who waits, with the newcomer if there is one."""
+    jobs = select(
+        Job.id,
+        Job.organization_id,
+        Job.priority,
+        Job.created_at,
+        Job.queued_at,
+        GPUS.label("gpus"),
+    ).where(Job.status == JobStatus.QUEUED)
+    if newcomer is None:
+        return jobs.subquery()
+    one_more = select(
+        literal(NEWCOMER),
+        literal(newcomer.organization_id),
+        literal(newcomer.priority),
+        func.now(),
+        func.now(),
+        literal(newcomer.gpus),
+    )
+    return union_all(jobs, one_more).subquery()
 
 
 async def hold_limited(tx: AsyncSession) -> list[str]:
@@ -122,7 +157,17 @@ def best(*, free: int, total: int, held: Sequence[str]) -> Select[Any]:
 
 async def place(tx: AsyncSession, job_id: str) -> Place | None:
     """Return a job's place in the line; None when it does not wait."""
-    queue = line()
+    return await _place_in(tx, line(), job_id)
+
+
+async def place_of(tx: AsyncSession, newcomer: Newcomer) -> Place:
+    """Return where a job would stand that is submitted now."""
+    found = await _place_in(tx, line(newcomer), NEWCOMER)
+    assert found is not None, "its organization asks"
+    return found
+
+
+async def _place_in(tx: AsyncSession, queue: CTE, job_id: str) -> Place | None:
     found = await tx.execute(select(queue.c.place, queue.c.full).where(queue.c.id == job_id))
     row = found.one_or_none()
     return Place(*row) if row else None

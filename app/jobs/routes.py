@@ -9,6 +9,8 @@ from fastapi.responses import PlainTextResponse
 
 from app import audit, tars
 from app.errors import NotFound
+from app.estimates import service as estimates
+from app.estimates.schemas import EstimateOut
 from app.jobs import service
 from app.jobs.events import EventType
 from app.jobs.schemas import (
@@ -82,17 +84,22 @@ def _submission(
     )
 
 
-@router.post("", response_model=JobOut)
+@router.post("", response_model=JobOut | EstimateOut)
 async def create_job(
     body: CreateJob,
     request: Annotated[Submitted, Depends(_submission)],
-    tx: Tx,
+    db: Db,
     settings: Config,
     bell: Ring,
-) -> JobOut:
+    *,
+    dry_run: Annotated[bool, Query(description="Estimate it, and submit nothing.")] = False,
+) -> JobOut | EstimateOut:
     """Submit a fine-tuning job; what was left out comes back resolved."""
-    job = await service.submit(tx, request, body, settings=settings, bell=bell)
-    return job_out(job, await service.queue_place(tx, job))
+    if dry_run:
+        return await estimates.estimate(db, request.by.organization_id, body, settings=settings)
+    async with db.transaction() as tx:
+        job = await service.submit(tx, request, body, settings=settings, bell=bell)
+        return job_out(job, await service.queue_place(tx, job))
 
 
 @router.get("", response_model=ListOut[JobOut])

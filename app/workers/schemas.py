@@ -16,12 +16,20 @@ class LeaseOut(BaseModel):
     lease_until: int | None
 
 
+class HardwareOut(BaseModel):
+    """What a device is; of a cpu slot the memory is the machine's, null is unknown."""
+
+    name: str
+    memory_bytes: int | None
+
+
 class WorkerOut(Listed):
     """A worker that is alive; `devices` are GPU indices, or cpu slots."""
 
     object: Literal["worker"]
     hostname: str
     devices: list[str]
+    hardware: list[HardwareOut]
     free: int
     started_at: int
     seen_at: int
@@ -35,6 +43,9 @@ def worker_out(node: Node, *, organization_id: str) -> WorkerOut:
         object="worker",
         hostname=node.hostname,
         devices=list(node.devices),
+        hardware=[
+            HardwareOut(name=each.name, memory_bytes=each.memory_bytes) for each in node.hardware
+        ],
         free=node.free,
         started_at=int(node.started_at.timestamp()),
         seen_at=int(node.seen_at.timestamp()),

@@ -25,6 +25,14 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class Hardware:
+    """What a device is; of a cpu slot the memory is the machine's, null is unknown."""
+
+    name: str
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Node:
     """A worker that was heard of lately; `devices` are its GPU indices, or cpu slots."""
 
@@ -34,6 +42,7 @@ class Node:
     started_at: datetime
     seen_at: datetime
     leases: tuple[Lease, ...]
+    hardware: tuple[Hardware, ...] = ()
 
     @property
     def free(self) -> int:
@@ -61,6 +70,7 @@ async def alive(tx: AsyncSession) -> list[Node]:
             started_at=worker.started_at,
             seen_at=worker.seen_at,
             leases=tuple(leases.get(worker.id, ())),
+            hardware=tuple(Hardware(**each) for each in worker.devices.get("hardware", ())),
         )
         for worker in workers
     ]

@@ -136,7 +136,14 @@ def test_an_estimate_is_asked_for_with_the_same_options_and_read_aloud():
             "reason": "no worker is there",
         },
         "basis": {"finished_jobs": 0, "words": "no finished job yet"},
-        "fits": {"verdict": False, "words": "It fits on no worker.", "workers": []},
+        "fits": {
+            "verdict": False,
+            "words": "It fits on no worker.",
+            "workers": [],
+            "advice": [
+                {"change": {"training.max_length": 64}, "expected_bytes": 1 << 20, "fits": True}
+            ],
+        },
         "warnings": ["Rows are cut."],
     }
     with scripted({"/v1/fine_tuning/jobs": [found]}) as (basin, script):
@@ -145,6 +152,7 @@ def test_an_estimate_is_asked_for_with_the_same_options_and_read_aloud():
 
     assert "2.0 MiB (1.0 MiB to 3.0 GiB)" in words and "1:30 (1:00 to 1:01:40)" in words
     assert "It fits on no worker." in words and "Rows are cut." in words
+    assert "training.max_length 64: 1.0 MiB, which fits" in words
     assert document == found
     assert script.asked[0][1] == "/v1/fine_tuning/jobs?dry_run=true"
     assert script.asked[0][3] == {"model": "m", "training_file": "file-1", "peft": {"r": 4}}

@@ -1,14 +1,15 @@
 """Turns what the Trainer does into the run's events."""
 
 import math
+import resource
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from transformers import TrainerCallback
 
@@ -127,12 +128,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
     def _measured(self, state: Any) -> dict[str, float]:
         elapsed = time.monotonic() - self._began
         tokens = int(state.num_input_tokens_seen) - self._tokens
-        memory = (
-            torch.cuda.max_memory_allocated()
-            if torch.cuda.is_available()
-            else psutil.Process().memory_info().rss
-        )
-        measured = {"tokens_per_second": tokens / elapsed, "memory_bytes": float(memory)}
+        measured = {"tokens_per_second": tokens / elapsed, "memory_bytes": float(peak_bytes())}
         perturbation = self._perturbation()
         return measured | (perturbation.metrics() if perturbation else {})
 
@@ -140,6 +136,14 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         if not math.isfinite(loss):
             raise diverged(step, self._losses)
         self._losses.append(loss)
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process held: allocated on the GPU, else resident."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def _ours(logs: dict[str, Any]) -> dict[str, float]:

@@ -1,0 +1,139 @@
+"""How long the parts of a run take, by its arithmetic. Pure; in seconds, before calibration."""
+
+import math
+from dataclasses import dataclass
+
+from app.estimates.memory import CPU, FP32
+from app.estimates.rows import Rows
+from app.estimates.shapes import Shape, trainable
+from app.jobs.spec import TrainSpec
+
+# Dense arithmetic a second that training reaches, about a third of what data sheets promise.
+RATES = {
+    "H200": 3.0e14,
+    "H100": 3.0e14,
+    "A100": 1.0e14,
+    "L40": 6.0e13,
+    "L4": 3.0e13,
+    "A10": 3.0e13,
+    "4090": 5.0e13,
+    "3090": 2.5e13,
+    "V100": 3.0e13,
+    "T4": 1.5e13,
+}
+GPU_RATE, CPU_RATE = 3.0e13, 3.0e10
+LAYER_S = {
+    True: 4e-3,
+    False: 2e-3,
+}  # to launch a layer's operations, forward and backward; CPU, GPU
+START_S = {True: 15.0, False: 25.0}  # to import, load, and prove the adapter in the end
+READ_RATE = 5e8  # bytes of weights a second
+DRAW = 50  # operations that a random number is worth
+SAVE_S = 0.3  # of a checkpoint, besides its bytes
+WRITE_RATE = 2e8
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of one optimizer step, one evaluation, one checkpoint, and of all the rest."""
+
+    step_s: float
+    evaluation_s: float
+    checkpoint_s: float
+    rest_s: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often a run does what."""
+
+    steps: int
+    evaluations: int
+    checkpoints: int
+
+    def seconds(self, pace: Pace) -> float:
+        return (
+            self.steps * pace.step_s
+            + self.evaluations * pace.evaluation_s
+            + self.checkpoints * pace.checkpoint_s
+            + pace.rest_s
+        )
+
+
+def counts(spec: TrainSpec, *, rows: int) -> Counts:
+    """Return the counts of a run over so many rows, which ends at its budget if that is sooner."""
+    training = spec.training
+    planned = training.max_steps or math.ceil(rows / training.batch_size) * training.n_epochs
+    return counts_of(spec, steps=min(planned, spec.budget.max_steps or planned))
+
+
+def counts_of(spec: TrainSpec, *, steps: int) -> Counts:
+    """Return the counts of a run of so many steps."""
+    evaluations = 0
+    if spec.data.valid_sha256 is not None:
+        evaluations = 1 + math.ceil(steps / spec.training.eval_steps)  # the base, and at the end
+    return Counts(steps, evaluations, math.ceil(steps / spec.training.checkpoint_steps))
+
+
+def modelled(
+    shape: Shape, spec: TrainSpec, train: Rows, valid: Rows | None, *, device: str
+) -> Pace:
+    """Return the pace of a run on a device it has for itself."""
+    on_cpu = device == CPU
+    micro = spec.training.micro_batch_size
+    share = spec.training.batch_size // spec.resources.gpus
+    layers_s = shape.layers * LAYER_S[on_cpu]
+    per_token = _training_work(shape, spec, train)
+    step_s = share // micro * (layers_s + _noise_work(shape, spec) / rate(device))
+    step_s += share * train.padded(micro) * per_token / rate(device)
+    evaluation_s = 0.0
+    if valid is not None:
+        batches = math.ceil(valid.rows / spec.resources.gpus / micro)
+        forward_s = layers_s / 3 + micro * valid.padded(micro) * _forward_work(
+            shape, spec, valid
+        ) / rate(device)
+        evaluation_s = (batches + _sharpness_passes(spec)) * forward_s
+    return Pace(
+        step_s=step_s,
+        evaluation_s=evaluation_s,
+        checkpoint_s=SAVE_S + 4 * FP32 * trainable(shape, spec) / WRITE_RATE,
+        rest_s=START_S[on_cpu] + 2 * FP32 * shape.parameters / READ_RATE,
+    )
+
+
+def rate(device: str) -> float:
+    """Return the floating-point operations a second that a device is taken to reach."""
+    if device == CPU:
+        return CPU_RATE
+    return next((rate for name, rate in RATES.items() if name in device), GPU_RATE)
+
+
+def _forward_work(shape: Shape, spec: TrainSpec, rows: Rows) -> float:
+    """Floating-point operations of the forward pass for a token: two for each weight it meets."""
+    head = 0 if spec.task == "classification" else shape.hidden * shape.vocabulary
+    attention = 2 * shape.layers * shape.hidden * rows.padded(spec.training.micro_batch_size)
+    return 2.0 * (shape.linear_weights + head + attention)
+
+
+def _training_work(shape: Shape, spec: TrainSpec, rows: Rows) -> float:
+    """Forward and backward: as much again for activations, and again for weights that are trained.
+
+    Gradient checkpointing repeats the forward pass.
+    """
+    forward = _forward_work(shape, spec, rows)
+    again = forward if spec.training.gradient_checkpointing else 0.0
+    if spec.peft.method == "full":
+        return 3 * forward + again
+    return 2 * forward + 6 * trainable(shape, spec) + again
+
+
+def _noise_work(shape: Shape, spec: TrainSpec) -> float:
+    """Noise is drawn for every weight, again in the backward pass."""
+    noisy = spec.perturbation.type in ("random", "ggpo")
+    return 2.0 * DRAW * shape.linear_weights if noisy else 0.0
+
+
+def _sharpness_passes(spec: TrainSpec) -> float:
+    """Forward passes that measuring sharpness takes; a backward counts as two."""
+    asked = spec.evaluation.sharpness
+    return asked.batches * (1 + asked.directions + 3 * asked.ascent_steps) if asked else 0
