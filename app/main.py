@@ -23,6 +23,7 @@ from app.organizations import routes as organizations
 from app.permissions import routes as permissions
 from app.rates import Buckets
 from app.settings import ApiSettings
+from app.stability import routes as stability
 from app.uploads import routes as uploads
 from app.vault import Vault
 from app.webhooks import routes as webhooks
@@ -56,7 +57,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.buckets = Buckets(settings.redis_url, per_minute=settings.requests_per_minute)
     web.install(app)
     tenants = (organizations, keys, webhooks, integrations)
-    for part in (files, uploads, jobs, permissions, graders, models, workers, *tenants, health):
+    tuning = (jobs, stability, permissions, graders)
+    for part in (files, uploads, *tuning, models, workers, *tenants, health):
         app.include_router(part.router)
     dashboard.install(app)
     return app
