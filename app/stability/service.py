@@ -21,11 +21,12 @@ GRAVITY = ("info", "warn", "error")
 
 @dataclass(frozen=True)
 class Read:
-    """A job's spec, and its curves by the name of the metric."""
+    """A job's spec, its curves by the name of the metric, and how often it was evaluated."""
 
     job_id: str
     spec: TrainSpec
     curves: dict[str, list[Point]]
+    evaluations: int
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,11 @@ async def read(tx: AsyncSession, organization_id: str, job_id: str) -> Read:
     """
     job = await jobs.get(tx, organization_id, job_id)
     curves: dict[str, list[Point]] = {name: [] for name in READ}
+    evaluations = 0
     for row in await tx.execute(_bucketed(job_id)):
         curves[row.name].append(Point(row.first, row.last, row.low, row.high, row.mean))
-    return Read(job_id, TrainSpec.model_validate(job.spec), curves)
+        evaluations += row.seen if row.name == VALID else 0
+    return Read(job_id, TrainSpec.model_validate(job.spec), curves, evaluations)
 
 
 def judge(read: Read) -> Report:
@@ -63,7 +66,7 @@ def judge(read: Read) -> Report:
         grad_norm=curves[GRAD_NORM],
         clamped_share=curves[CLAMPED] if read.spec.perturbation.type == "mgpo" else (),
     )
-    return Report(read, findings, _summary(curves, findings))
+    return Report(read, findings, _summary(read, findings))
 
 
 def _bucketed(job_id: str) -> Select[Any]:
@@ -75,7 +78,8 @@ def _bucketed(job_id: str) -> Select[Any]:
     span = (
         select(func.min(Metric.step).label("low"), (func.max(Metric.step) + 1).label("high"))
         .where(*of_job)
-        .subquery()
+        .cte("span")
+        .prefix_with("MATERIALIZED")  # inlined, it would be computed again for every row
     )
     bucket = func.width_bucket(Metric.step, span.c.low, span.c.high, MOST_POINTS)
     return (
@@ -86,6 +90,7 @@ def _bucketed(job_id: str) -> Select[Any]:
             func.min(Metric.value).label("low"),
             func.max(Metric.value).label("high"),
             func.avg(Metric.value).label("mean"),
+            func.count().label("seen"),
         )
         .join(span, span.c.low.is_not(None))
         .where(*of_job)
@@ -94,8 +99,8 @@ def _bucketed(job_id: str) -> Select[Any]:
     )
 
 
-def _summary(curves: dict[str, list[Point]], findings: list[Finding]) -> str:
-    train, valid = curves[TRAIN], curves[VALID]
+def _summary(read: Read, findings: list[Finding]) -> str:
+    train = read.curves[TRAIN]
     steps = train[-1].last_step if train else 0
     if findings:
         gravest = max(findings, key=lambda finding: GRAVITY.index(finding.severity))
@@ -107,8 +112,8 @@ def _summary(curves: dict[str, list[Point]], findings: list[Finding]) -> str:
         )
     if len(train) < FEWEST_STEPS:
         return f"{steps} steps are done; a curve can be judged from {FEWEST_STEPS} on."
-    told = f"Nothing stands out in {steps} steps and {len(valid)} evaluations."
-    if len(valid) < FEWEST_EVALUATIONS:
+    told = f"Nothing stands out in {steps} steps and {read.evaluations} evaluations."
+    if read.evaluations < FEWEST_EVALUATIONS:
         told += (
             f" With fewer than {FEWEST_EVALUATIONS} evaluations over-fitting is hard to see: give a"
             " validation_file, or lower training.eval_steps."

@@ -103,6 +103,17 @@ def test_a_loss_that_is_no_number_is_an_error_in_the_report(
     assert seen == [("divergence", "train_loss", 100), ("divergence", "valid_loss", 101)]
 
 
+def test_every_step_and_evaluation_of_a_long_run_is_counted(
+    api: Api, http: httpx.Client, job_id: str
+):
+    leave(api, job_id, "train_loss", FALLING, steps=20_000)
+    leave(api, job_id, "valid_loss", FALLING, steps=20_000, every=4)
+
+    summary = report_of(http, job_id)["summary"]
+
+    assert summary == "Nothing stands out in 20000 steps and 5000 evaluations."
+
+
 def test_one_spike_in_a_hundred_thousand_steps_is_found(api: Api, http: httpx.Client, job_id: str):
     leave(api, job_id, "train_loss", FALLING, steps=100_000)
     run_now(
