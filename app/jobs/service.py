@@ -1,6 +1,7 @@
 """Jobs as their owner sees them: submit, look, cancel."""
 
 import secrets
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,12 +26,23 @@ from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
 from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.submissions import Request
 from app.models import catalog
+from app.models.catalog import BaseModel
 from app.organizations import quotas
 from app.paging import Page, cut
 from app.permissions.service import readable_by
 from app.settings import ApiSettings
 from app.tables import Attempt, Checkpoint, File, Job, JobEvent, LogChunk, Metric
 from app.workers import service as workers
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a request for a job comes to: its spec, and the base and the files that it names."""
+
+    spec: TrainSpec
+    base: BaseModel
+    train: File
+    valid: File | None
 
 
 async def submit(
@@ -60,41 +72,52 @@ async def create(
         InvalidRequest: a file that is not training data, or values that contradict each other.
         QuotaExceeded: the organization has used up what it may.
     """
+    asked = await resolve(tx, organization_id, body, settings=settings)
+    await quotas.check_submit(tx, organization_id)
+    targets = await integrations.targets(tx, organization_id, body, settings.mlflow_tracking_uri)
+    job_id = asked.spec.job_id
+    job = _row(organization_id, body, asked.spec)
+    tx.add(job)
+    await tx.flush()
+    forwards.begin(tx, job, targets)
+    events.add(tx, job_id, "Created fine-tuning job")
+    await tx.flush()
+    _tell_lint(tx, job_id, asked.train, of="training file")
+    if asked.valid is not None:
+        _tell_lint(tx, job_id, asked.valid, of="validation file")
+    await tx.flush()
+    await tx.refresh(job)
+    after_commit(tx, partial(bell.wake, job_id))
+    return job
+
+
+async def resolve(
+    tx: AsyncSession, organization_id: str, body: CreateJob, *, settings: ApiSettings
+) -> Resolved:
+    """Decide all that a request for a job leaves open, and leave nothing behind.
+
+    Raises:
+        ModelNotFound, NotFound: the model or a file is not there.
+        InvalidRequest: a file that is not training data, or values that contradict each other.
+    """
     check_asked(body)
-    model = catalog.find(
-        body.model, settings.models_dir, settings.hub_revisions, settings.hub_tasks
-    )
+    base = catalog.find(body.model, settings.models_dir, settings.hub_revisions, settings.hub_tasks)
     train = await _training_file(tx, organization_id, body.training_file, param="training_file")
     valid = None
     if body.validation_file:
         valid = await _training_file(
             tx, organization_id, body.validation_file, param="validation_file"
         )
-    check_formats(model, train.row_format, valid.row_format if valid else None)
-    job_id = new_id("ftjob-")
+    check_formats(base, train.row_format, valid.row_format if valid else None)
     facts = Facts(
-        job_id=job_id,
-        context_length=model.context_length,
-        task=model.task,
+        job_id=new_id("ftjob-"),
+        context_length=base.context_length,
+        task=base.task,
         data=_data(train, valid),
         source=await _source(tx, organization_id, body),
     )
-    await quotas.check_submit(tx, organization_id)
-    targets = await integrations.targets(tx, organization_id, body, settings.mlflow_tracking_uri)
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
-    job = _row(organization_id, body, defaults.resolve(body, facts, seed=seed))
-    tx.add(job)
-    await tx.flush()
-    forwards.begin(tx, job, targets)
-    events.add(tx, job_id, "Created fine-tuning job")
-    await tx.flush()
-    _tell_lint(tx, job_id, train, of="training file")
-    if valid is not None:
-        _tell_lint(tx, job_id, valid, of="validation file")
-    await tx.flush()
-    await tx.refresh(job)
-    after_commit(tx, partial(bell.wake, job_id))
-    return job
+    return Resolved(defaults.resolve(body, facts, seed=seed), base, train, valid)
 
 
 async def get(tx: AsyncSession, organization_id: str, job_id: str, *, hold: bool = False) -> Job:
