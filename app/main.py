@@ -9,6 +9,7 @@ from fastapi_offline import FastAPIOffline
 from app import health, logs, web
 from app.background import senders
 from app.broker import Bell, make_celery
+from app.comparisons import routes as comparisons
 from app.dashboard import pages as dashboard
 from app.db import connected
 from app.files import routes as files
@@ -57,7 +58,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.buckets = Buckets(settings.redis_url, per_minute=settings.requests_per_minute)
     web.install(app)
     tenants = (organizations, keys, webhooks, integrations)
-    tuning = (jobs, stability, permissions, graders)
+    tuning = (jobs, stability, comparisons, permissions, graders)
     for part in (files, uploads, *tuning, models, workers, *tenants, health):
         app.include_router(part.router)
     dashboard.install(app)

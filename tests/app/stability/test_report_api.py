@@ -20,8 +20,8 @@ def leave(api: Api, job_id: str, name: str, value: str, *, steps: int, every: in
     shown = value.replace(":steps", str(steps))
     run_now(
         api.settings,
-        "INSERT INTO metrics (job_id, name, step, attempt, value, ts)"
-        f" SELECT :job, :name, step, 1, ({shown}) * (1 + 0.01 * sin(step * 7919.0)), now()"
+        "INSERT INTO metrics (job_id, name, step, attempt, seq, value, ts)"
+        f" SELECT :job, :name, step, 1, step, ({shown}) * (1 + 0.01 * sin(step * 7919.0)), now()"
         f" FROM generate_series({every}, {steps}, {every}) AS step",
         job=job_id,
         name=name,
