@@ -376,7 +376,8 @@ def _bucketed(of_job: list[Any], points: int) -> Any:
     span = (
         select(func.min(Metric.step).label("low"), (func.max(Metric.step) + 1).label("high"))
         .where(*of_job)
-        .subquery()
+        .cte("span")
+        .prefix_with("MATERIALIZED")  # inlined, it would be computed again for every row
     )
     bucket = func.width_bucket(Metric.step, span.c.low, span.c.high, points)
     return (
