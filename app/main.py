@@ -9,6 +9,7 @@ from fastapi_offline import FastAPIOffline
 from app import health, logs, web
 from app.background import senders
 from app.broker import Bell, make_celery
+from app.comparisons import routes as comparisons
 from app.dashboard import pages as dashboard
 from app.db import connected
 from app.files import routes as files
@@ -23,6 +24,7 @@ from app.organizations import routes as organizations
 from app.permissions import routes as permissions
 from app.rates import Buckets
 from app.settings import ApiSettings
+from app.stability import routes as stability
 from app.uploads import routes as uploads
 from app.vault import Vault
 from app.webhooks import routes as webhooks
@@ -56,7 +58,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.buckets = Buckets(settings.redis_url, per_minute=settings.requests_per_minute)
     web.install(app)
     tenants = (organizations, keys, webhooks, integrations)
-    for part in (files, uploads, jobs, permissions, graders, models, workers, *tenants, health):
+    tuning = (jobs, stability, comparisons, permissions, graders)
+    for part in (files, uploads, *tuning, models, workers, *tenants, health):
         app.include_router(part.router)
     dashboard.install(app)
     return app

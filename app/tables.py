@@ -268,6 +268,34 @@ class Job(Base):
     result_file_id: Mapped[str | None]
 
 
+class Comparison(Base):
+    """Methods that are compared, each by one job a seed; `body` is what was asked for."""
+
+    __tablename__ = "comparisons"
+    __table_args__ = (Index("ix_comparisons_list", "organization_id", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    name: Mapped[str | None]
+    body: Mapped[Json]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ComparisonJob(Base):
+    """Which job is the run of which method, by its place in the body, with which seed."""
+
+    __tablename__ = "comparison_jobs"
+    __table_args__ = (
+        PrimaryKeyConstraint("comparison_id", "method", "seed"),
+        Index("ix_comparison_jobs_job", "job_id", unique=True),
+    )
+
+    comparison_id: Mapped[str] = mapped_column(ForeignKey("comparisons.id", ondelete="CASCADE"))
+    method: Mapped[int]
+    seed: Mapped[int]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+
+
 class Submission(Base):
     """The request that made a job, so that the same one sent again makes no second.
 

@@ -5,10 +5,11 @@ import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import structlog
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -130,6 +131,29 @@ async def _admin(caller: Annotated[keys.Caller, Depends(_caller)]) -> keys.Calle
     return caller
 
 
+@dataclass(frozen=True)
+class Repeat:
+    """What names a request that may come twice; `again` says that the client sends it anew."""
+
+    idempotency_key: str | None
+    again: bool
+
+
+def _repeat(
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=255,
+            description="The same key and body are taken once, for 24 hours.",
+        ),
+    ] = None,
+    x_stainless_retry_count: Annotated[str, Header(include_in_schema=False)] = "0",
+) -> Repeat:
+    counted = x_stainless_retry_count.isdecimal() and int(x_stainless_retry_count) > 0
+    return Repeat(idempotency_key, again=counted)
+
+
 # scope="function": the commit is done before the response leaves.
 Tx = Annotated[AsyncSession, Depends(_transaction, scope="function")]
 # Who asks, and what their key must allow: to look, to change something, to administer.
@@ -138,6 +162,7 @@ Writer = Annotated[keys.Caller, Depends(_writer)]
 Admin = Annotated[keys.Caller, Depends(_admin)]
 Limit = Annotated[int, Query(ge=0, le=100, description="How many at most.")]
 After = Annotated[str | None, Query(description="The last id of the page before.")]
+MayRepeat = Annotated[Repeat, Depends(_repeat)]
 
 
 def blob_response(

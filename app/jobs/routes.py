@@ -37,6 +37,7 @@ from app.web import (
     Db,
     EventStream,
     Limit,
+    MayRepeat,
     Ring,
     Tx,
     Writer,
@@ -62,25 +63,13 @@ def _metadata(request: Request) -> dict[str, str]:
     return {match[1]: value for match, value in found if match}
 
 
-def _submission(
-    body: CreateJob,
-    caller: Writer,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            min_length=1,
-            max_length=255,
-            description="The same key and body make one job, for 24 hours.",
-        ),
-    ] = None,
-    x_stainless_retry_count: Annotated[str, Header(include_in_schema=False)] = "0",
-) -> Submitted:
+def _submission(body: CreateJob, caller: Writer, sent: MayRepeat) -> Submitted:
     """Name the request, so that a client that sends it again is told of the first job."""
     return Submitted(
         by=caller,
         body=body.model_dump_json(by_alias=True),
-        idempotency_key=idempotency_key,
-        again=x_stainless_retry_count.isdecimal() and int(x_stainless_retry_count) > 0,
+        idempotency_key=sent.idempotency_key,
+        again=sent.again,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
 
 SPEC_VERSION = 1
+GRADIENT_BATCHES = 8  # micro-batches that LoRA-GA takes its first gradient from
 
 
 class Frozen(BaseModel):

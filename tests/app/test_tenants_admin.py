@@ -12,6 +12,7 @@ from app.ids import token
 from app.keys.service import Scope
 from app.settings import ApiSettings
 from tests.app import records
+from tests.app.comparisons.test_comparisons_api import compare
 from tests.app.records import run_now
 from tests.app.route_table import Route, changing_routes
 from tests.app.test_cli import basin
@@ -33,6 +34,8 @@ ACTIONS = {
     "POST /v1/fine_tuning/jobs/{job_id}/cancel": "job.cancelled",
     "POST /v1/fine_tuning/jobs/{job_id}/pause": "job.paused",
     "POST /v1/fine_tuning/jobs/{job_id}/resume": "job.resumed",
+    "POST /v1/comparisons": "comparison.created",
+    "POST /v1/comparisons/{comparison_id}/cancel": "comparison.cancelled",
     "POST /v1/fine_tuning/checkpoints/{checkpoint:path}/permissions": "permission.created",
     "DELETE /v1/fine_tuning/checkpoints/{checkpoint:path}/permissions/{permission_id}": (
         "permission.deleted"
@@ -72,12 +75,15 @@ def change_everything(api: Api, http: httpx.Client) -> list[tuple[str, str]]:
     job_id = job["id"]
     for verb in ("pause", "resume", "cancel"):
         http.post(f"{JOBS}/{job_id}/{verb}")
+    compared = compare(http, {"training_file": file_id, "validation_file": file_id}).json()["id"]
+    http.post(f"/comparisons/{compared}/cancel")
     http.delete(f"/files/{file_id}")
     key_id = http.post(KEYS, json={"name": "laptop"}).json()["id"]
     http.post(f"{KEYS}/{key_id}/rotate")
     http.delete(f"{KEYS}/{key_id}")
     told = [("file.uploaded", file_id), ("job.created", job_id)]
     told += [(f"job.{verb}", job_id) for verb in ("paused", "resumed", "cancelled")]
+    told += [(f"comparison.{verb}", compared) for verb in ("created", "cancelled")]
     told += [("file.deleted", file_id)]
     told += [(f"key.{verb}", key_id) for verb in ("created", "rotated", "revoked")]
     return told + change_a_model(api, http, job) + change_uploads(http)

@@ -17,6 +17,7 @@ from app.jobs.states import JobStatus
 from app.keys.service import Scope
 from app.tables import Attempt, Base, Job, LogChunk
 from tests.app import records
+from tests.app.comparisons.test_comparisons_api import compare
 from tests.app.route_table import Route, closed_routes
 from tests.app.test_jobs_api import submit
 from tests.conftest import Api
@@ -147,6 +148,9 @@ def make_theirs(api: Api) -> Theirs:
         job = submit(owner, file_id, suffix=CANARY, metadata={CANARY: CANARY}).json()
         model = f"ft:tiny-llama:{CANARY}:{job['id'][-8:]}"
         checkpoint_id = asyncio.run(succeed(api, job, model))
+        compared = {"training_file": file_id, "validation_file": file_id}
+        methods = [{"name": f"{CANARY}-{number}"} for number in range(2)]
+        comparison_id = compare(owner, compared, methods=methods, name=CANARY).json()["id"]
         partner_id = asyncio.run(make_partner(api))
         path = PERMISSIONS.replace("{checkpoint:path}", model)
         shared = owner.post(api.url + path, json={"project_ids": [partner_id]}).json()
@@ -159,6 +163,7 @@ def make_theirs(api: Api) -> Theirs:
         "job_id": job["id"],
         "file_id": file_id,
         "checkpoint_id": checkpoint_id,
+        "comparison_id": comparison_id,
         "name": f"{CANARY}.bin",
         "model": model,
         "checkpoint": model,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from app.jobs.spec import Finished, Started, Stopped, TrainSpec, Warned
+from app.jobs.spec import GRADIENT_BATCHES, Finished, Started, Stopped, TrainSpec, Warned
 from worker.rundir import Placement, RunDir, step_of
 from worker.trainer import distributed, methods, tasks, versions
 from worker.trainer import model as models
@@ -25,8 +25,6 @@ from worker.trainer.model import Precision
 from worker.trainer.report import Reporter, replace_folder
 from worker.trainer.tasks import Collate, Head
 from worker.trainer.trainers import TRAINERS, training_arguments
-
-GRADIENT_BATCHES = 8  # what LoRA-GA takes its gradient from
 
 
 @dataclass(frozen=True)
