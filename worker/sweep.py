@@ -16,6 +16,7 @@ from app.sweep import sweep_storage
 from app.tables import Worker
 from worker import leftovers
 from worker.devices import DevicePool
+from worker.telemetry import telemetry
 
 log = structlog.get_logger()
 
@@ -40,12 +41,13 @@ async def sweep_once(database_url: str) -> bool:
 
 
 async def beat(db: Database, *, worker: str, hostname: str, devices: DevicePool) -> None:
-    """Write down that this worker is alive."""
+    """Write down that this worker is alive, and how it fares."""
+    told = await asyncio.to_thread(telemetry, devices.all)
     async with db.transaction() as tx:
         row = insert(Worker).values(
-            id=worker, hostname=hostname, devices={"all": list(devices.all)}
+            id=worker, hostname=hostname, devices={"all": list(devices.all)}, telemetry=told
         )
-        seen = {"seen_at": func.now()}
+        seen = {"seen_at": func.now(), "telemetry": told}
         await tx.execute(row.on_conflict_do_update(index_elements=["id"], set_=seen))
 
 
