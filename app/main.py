@@ -1,12 +1,14 @@
 """The API: create_app(settings)."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
-from app import health, logs, web
+from app import health, logs, metrics, tracing, web
 from app.background import senders
 from app.broker import Bell, make_celery
 from app.comparisons import routes as comparisons
@@ -19,7 +21,9 @@ from app.jobs import routes as jobs
 from app.jobs.stream import CHANNEL, Live
 from app.keys import routes as keys
 from app.listen import listening
+from app.metrics import Metrics
 from app.models import routes as models
+from app.observe import is_quiet
 from app.organizations import routes as organizations
 from app.permissions import routes as permissions
 from app.rates import Buckets
@@ -35,12 +39,21 @@ own machines.
 
 Point `openai.OpenAI(base_url="http://…/v1", api_key="sk-…")` here."""
 
+# Of OpenTelemetry, spans of requests: metrics are Prometheus's, and logs are lines.
+TELEMETRY: TelemetryConfig = {
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "exclude": is_quiet,
+}
+
 
 def create_app(settings: ApiSettings) -> FastAPI:
     """Return the API as an ASGI application."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        stop_tracing = tracing.configure(settings.otlp_endpoint, service="basin-api")
         async with connected(settings.database_url, pool_size=10) as db:
             app.state.db, app.state.live = db, Live(db)
             async with (
@@ -49,17 +62,24 @@ def create_app(settings: ApiSettings) -> FastAPI:
             ):
                 yield
         await app.state.buckets.close()
+        await asyncio.to_thread(stop_tracing)
 
     # Offline: /docs serves its scripts itself, where FastAPI's would load them from a CDN.
-    app = FastAPIOffline(title="Basin", version="0.1.0", description=DESCRIPTION, lifespan=lifespan)
-    app.state.settings = settings
+    app = FastAPIOffline(
+        title="Basin",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        telemetry=TELEMETRY,
+    )
+    app.state.settings, app.state.metrics = settings, Metrics()
     app.state.vault = Vault(settings.sealing_keys)
     app.state.bell = Bell(make_celery(settings.redis_url))
     app.state.buckets = Buckets(settings.redis_url, per_minute=settings.requests_per_minute)
     web.install(app)
     tenants = (organizations, keys, webhooks, integrations)
     tuning = (jobs, stability, comparisons, permissions, graders)
-    for part in (files, uploads, *tuning, models, workers, *tenants, health):
+    for part in (files, uploads, *tuning, models, workers, *tenants, health, metrics):
         app.include_router(part.router)
     dashboard.install(app)
     return app
@@ -67,5 +87,6 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
 def app_from_env() -> FastAPI:
     """Return the API with the environment's settings: what uvicorn's --factory calls."""
-    logs.configure()
-    return create_app(ApiSettings())
+    settings = ApiSettings()
+    logs.configure(settings.log_format)
+    return create_app(settings)

@@ -5,11 +5,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast, get_args
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.addresses import Inside
 from app.jobs.spec import Task
+from app.logs import LogFormat
 
 MIB = 1 << 20
 MIN_SECRET = 16
@@ -33,6 +34,14 @@ class Settings(BaseSettings):
         default="", description="comma-separated hub ids, org/name[@revision][:task]"
     )
     devices: str = Field(default="auto", description="auto, cpu, cpu,cpu or GPU indices: 0,1")
+    log_format: LogFormat = Field(
+        default="auto", description="json, console, or auto: console on a terminal"
+    )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="where traces go over HTTP, such as http://localhost:4318; unset: nowhere",
+    )
     file_retention_days: int | None = Field(
         default=None, gt=0, description="files older than this are deleted; unset keeps them"
     )
@@ -94,6 +103,9 @@ class ApiSettings(Settings):
     max_file_bytes: int = Field(default=512 * MIB, gt=0)
     requests_per_minute: int = Field(
         default=600, ge=0, description="of one key, and as many at once; 0 counts none"
+    )
+    metrics_token: SecretStr | None = Field(
+        default=None, min_length=16, description="what Prometheus sends to read /metrics"
     )
     max_upload_bytes: int = Field(
         default=8 * 1024 * MIB, gt=0, description="largest file that comes in parts"

@@ -97,6 +97,7 @@ class Blob(Base):
     __tablename__ = "blobs"
     __table_args__ = (
         Index("ix_blobs_unready", "written_at", postgresql_where=text("state <> 'ready'")),
+        Index("ix_blobs_bytes", "state", "size"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -213,6 +214,7 @@ class Job(Base):
             postgresql_where=text("status = 'queued'"),
         ),
         Index("ix_jobs_leased", "lease_until", postgresql_where=text("status = 'running'")),
+        Index("ix_jobs_outcome", "status", "error_code"),
         Index("ix_jobs_succeeded", "finished_at", postgresql_where=text("status = 'succeeded'")),
         Index("ix_jobs_training_file", "training_file_id"),
         Index("ix_jobs_validation_file", "validation_file_id"),
@@ -242,6 +244,7 @@ class Job(Base):
     user_metadata: Mapped[Json | None]
     integrations: Mapped[list[Json] | None] = mapped_column(JSONB(none_as_null=True))
     spec: Mapped[Json]
+    traceparent: Mapped[str | None]  # of the request, in W3C's form
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     queued_at: Mapped[datetime] = mapped_column(server_default=func.now())
     retry_at: Mapped[datetime | None]
@@ -330,6 +333,7 @@ class Attempt(Base):
     __tablename__ = "attempts"
     __table_args__ = (
         PrimaryKeyConstraint("job_id", "number"),
+        Index("ix_attempts_outcome", "outcome"),
         Index("ix_attempts_open", "job_id", unique=True, postgresql_where=text("ended_at IS NULL")),
     )
 
@@ -455,13 +459,14 @@ class LogChunk(Base):
 
 
 class Worker(Base):
-    """A worker process that said it is alive."""
+    """A worker process that said it is alive; `telemetry` is for who watches over it."""
 
     __tablename__ = "workers"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     hostname: Mapped[str]
     devices: Mapped[Json]
+    telemetry: Mapped[Json] = mapped_column(server_default="{}")
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
 

@@ -35,6 +35,7 @@ from app.errors import (
 )
 from app.ids import new_id
 from app.keys import service as keys
+from app.observe import Observed
 from app.rates import Buckets
 from app.settings import ApiSettings
 from app.vault import Vault
@@ -313,6 +314,7 @@ def install(app: FastAPI) -> None:
         return JSONResponse({"error": body}, status_code=500, headers=headers)
 
     app.add_middleware(BodyLimit)
+    app.add_middleware(Observed)
     app.add_middleware(RequestId)
 
 

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery.signals import worker_init, worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_shutdown, worker_shutting_down
 
-from app import logs
+from app import logs, tracing
 from app.broker import SWEEP_TASK, TRAIN_TASK, make_celery
 from app.settings import Settings, inherited_environment
 from worker.devices import DevicePool, named_devices
@@ -24,6 +24,7 @@ shutdown = threading.Event()
 threads: list[threading.Thread] = []  # beside Celery's own
 hostname = socket.gethostname()
 worker_name = f"{hostname}-{os.getpid()}"
+stop_tracing = tracing.configure(settings.otlp_endpoint, service="basin-worker")
 
 app = make_celery(settings.redis_url)
 app.conf.update(
@@ -62,10 +63,15 @@ def _train() -> None:
     )
 
 
+@setup_logging.connect  # type: ignore[untyped-decorator]  # Celery is untyped
+def _log_as_we_do(**_: Any) -> None:
+    """Take Celery's place, which would write lines of its own form."""
+    logs.configure(settings.log_format)
+
+
 @worker_init.connect  # type: ignore[untyped-decorator]  # Celery is untyped
 def _start_pulse(**_: Any) -> None:
     """Start before the broker is reached: it may be away for long."""
-    logs.configure()
     _start(_pulse, name="pulse")
 
 
@@ -80,6 +86,7 @@ def _wait_for_threads(**_: Any) -> None:
     shutdown.set()
     for thread in threads:
         thread.join()
+    stop_tracing()
 
 
 def _start(work: Callable[[], None], *, name: str) -> None:

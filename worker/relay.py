@@ -25,6 +25,7 @@ async def relay(run: Run) -> bool:
         run.printed.back_to(printed_mark)
         raise
     run.renewed(stop)
+    run.spans.take(said)
     for event in said:
         run.last = event
         if isinstance(event, StepDone):

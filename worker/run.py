@@ -17,6 +17,8 @@ from app.jobs.lease import Claim, LeaseLostError
 from app.jobs.spec import CheckpointSaved, StepDone, TrainEvent
 from worker import launcher
 from worker.rundir import LineTail, RunDir
+from worker.telemetry import FAILURES, RENEWALS
+from worker.traces import StepSpans
 
 log = structlog.get_logger()
 
@@ -47,6 +49,7 @@ class Run:
     stored_step: int = 0  # of the newest checkpoint that another worker can carry on from
     too_large: bool = False  # its checkpoints are, for the database
     uploading: asyncio.Task[None] | None = None
+    spans: StepSpans = field(default_factory=StepSpans)
     ending: bool = False  # what is lost from here on was let go
 
     def __post_init__(self) -> None:
@@ -56,6 +59,7 @@ class Run:
     def renewed(self, stop: str | None) -> None:
         """Note that the job is ours for another while, and what its owner wants of it."""
         self.renewed_at = time.monotonic()
+        RENEWALS.inc()
         self.stop = stop if stop == "cancel" else self.stop or stop
 
 
@@ -71,6 +75,7 @@ async def keep(run: Run) -> None:
             async with run.db.transaction() as tx:
                 stop = await lease.renew(tx, run.claim)
         except DATABASE_AWAY as error:
+            FAILURES.inc()
             log.warning("lease.not_renewed", job_id=run.claim.job_id, error=str(error.orig))
         except LeaseLostError:
             if run.ending:

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import blobs, tars
+from app import blobs, tars, tracing
 from app.db import Database, connected
 from app.errors import ModelNotFound
 from app.files import service as files
@@ -71,17 +71,24 @@ async def run_next(
         claim, held = await claim_job(db, worker, devices)
         if claim is None:
             return False
-        bound = log.bind(job_id=claim.job_id, attempt=claim.attempt)
-        bound.info("job.claimed", devices=held)
         folder = RunDir(settings.runs_dir / claim.job_id / f"attempt-{claim.attempt}")
         run = Run(db, claim, folder, shutdown)
-        try:
-            await _hold(run, settings, environment, devices=held)
-        except* LeaseLostError as lost:
-            bound.warning("job.lease_lost", why=str(lost.exceptions[0]))
-            await _let_go(run)
-        finally:
-            devices.give_back(held)
+        traced: dict[str, tracing.Value] = {
+            "basin.job_id": claim.job_id,
+            "basin.attempt": claim.attempt,
+        }
+        with (
+            structlog.contextvars.bound_contextvars(job_id=claim.job_id, attempt=claim.attempt),
+            tracing.span("run", parent=claim.traceparent, attributes=traced),
+        ):
+            log.info("job.claimed", devices=held)
+            try:
+                await _hold(run, settings, environment, devices=held)
+            except* LeaseLostError as lost:
+                log.warning("job.lease_lost", why=str(lost.exceptions[0]))
+                await _let_go(run)
+            finally:
+                devices.give_back(held)
         return True
 
 
@@ -122,15 +129,19 @@ async def _run(
     run: Run, settings: Settings, environment: Mapping[str, str], *, devices: Sequence[str]
 ) -> None:
     try:
-        placement = await _prepare(run, settings)
-        result = await _train(run, placement, environment, devices=devices)
+        with tracing.span("prepare"):
+            placement = await _prepare(run, settings)
+        with tracing.span("train"):
+            result = await _train(run, placement, environment, devices=devices)
+            run.spans.flush()
     except ModelNotFound as error:
         result = FailedRun(Failure("base_model_unreadable", error.message, error.param))
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         result = Lost(DISK_FULL)
-    await _finish(run, result, max_resume_bytes=settings.max_resume_bytes)
+    with tracing.span("finish", attributes={"basin.outcome": type(result).__name__}):
+        await _finish(run, result, max_resume_bytes=settings.max_resume_bytes)
 
 
 async def _train(

@@ -18,6 +18,7 @@ from app.tables import Worker
 from app.workers.service import Hardware
 from worker import leftovers
 from worker.devices import DevicePool, hardware
+from worker.telemetry import telemetry
 
 log = structlog.get_logger()
 
@@ -49,11 +50,12 @@ async def beat(
     devices: DevicePool,
     described: Sequence[Hardware],
 ) -> None:
-    """Write down that this worker is alive, and what it has."""
+    """Write down that this worker is alive, what it has, and how it fares."""
+    fares = await asyncio.to_thread(telemetry, devices.all)
+    has = {"all": list(devices.all), "hardware": [asdict(each) for each in described]}
     async with db.transaction() as tx:
-        told = {"all": list(devices.all), "hardware": [asdict(each) for each in described]}
-        row = insert(Worker).values(id=worker, hostname=hostname, devices=told)
-        seen = {"seen_at": func.now()}
+        row = insert(Worker).values(id=worker, hostname=hostname, devices=has, telemetry=fares)
+        seen = {"seen_at": func.now(), "telemetry": fares}
         await tx.execute(row.on_conflict_do_update(index_elements=["id"], set_=seen))
 
 

@@ -56,6 +56,7 @@ class Claim:
     suffix: str | None
     step: int  # how far earlier attempts told
     ran_s: float  # how long earlier attempts ran, in seconds
+    traceparent: str | None = None
 
     @property
     def writer(self) -> str:
@@ -109,6 +110,7 @@ async def claim(
         suffix=job.suffix,
         step=job.step,
         ran_s=ran_s,
+        traceparent=job.traceparent,
     )
 
 

@@ -4,6 +4,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
+import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
@@ -44,10 +45,17 @@ from app.web import (
     blob_response,
 )
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
+async def _name_job(request: Request) -> None:
+    """Have every log line of a request name its job."""
+    if job_id := request.path_params.get("job_id"):
+        structlog.contextvars.bind_contextvars(job_id=job_id)
+
+
+router = APIRouter(
+    prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], dependencies=[Depends(_name_job)]
+)
 TAR = "application/x-tar"
-
 
 METADATA = re.compile(r"metadata\[(.+)\]")
 

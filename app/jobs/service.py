@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import structlog
 from sqlalchemy import func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import audit, blobs
+from app import audit, blobs, tracing
 from app.blobs import StoredBytes
 from app.broker import Bell
 from app.db import after_commit
@@ -33,6 +34,8 @@ from app.permissions.service import readable_by
 from app.settings import ApiSettings
 from app.tables import Attempt, Checkpoint, File, Job, JobEvent, LogChunk, Metric
 from app.workers import service as workers
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ async def create(
     await tx.flush()
     await tx.refresh(job)
     after_commit(tx, partial(bell.wake, job_id))
+    after_commit(tx, partial(log.info, "job.submitted", job_id=job_id))
     return job
 
 
@@ -462,4 +466,5 @@ def _row(organization_id: str, body: CreateJob, spec: TrainSpec) -> Job:
         integrations=[each.model_dump(mode="json") for each in body.integrations or ()] or None,
         spec=spec.model_dump(mode="json"),
         total_steps=spec.total_steps,
+        traceparent=tracing.here(),
     )

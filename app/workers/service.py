@@ -1,14 +1,14 @@
 """Workers that are alive, what each has free, and why a job waits for them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.jobs.states import JobStatus
-from app.tables import Job, Worker
+from app.tables import Job, Json, Worker
 
 SILENCE_S = 30
 ALIVE = Worker.seen_at > func.now() - text(f"interval '{SILENCE_S} seconds'")
@@ -43,6 +43,7 @@ class Node:
     seen_at: datetime
     leases: tuple[Lease, ...]
     hardware: tuple[Hardware, ...] = ()
+    telemetry: Json = field(default_factory=dict)
 
     @property
     def free(self) -> int:
@@ -71,6 +72,7 @@ async def alive(tx: AsyncSession) -> list[Node]:
             seen_at=worker.seen_at,
             leases=tuple(leases.get(worker.id, ())),
             hardware=tuple(Hardware(**each) for each in worker.devices.get("hardware", ())),
+            telemetry=worker.telemetry,
         )
         for worker in workers
     ]

@@ -9,9 +9,12 @@ from starlette.routing import BaseRoute
 from app.main import create_app
 from app.settings import ApiSettings
 
-# What anybody may ask, without a key: whether the service lives, how it is spoken to, and the page
-# that asks for one.
-OPEN = {"/", "/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+# What anybody may ask, without a key: whether the service lives and fares well, how it is spoken
+# to, and the page that asks for one.
+OPEN = {
+    *("/", "/healthz", "/readyz", "/metrics"),
+    *("/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"),
+}
 OPEN_FOLDERS = {"/static-offline-docs", "/ui"}
 
 LOOKS = {"GET", "HEAD"}

@@ -17,7 +17,7 @@ from tests.app.records import run_now
 from tests.app.route_table import Route, changing_routes
 from tests.app.test_cli import basin
 from tests.app.test_jobs_api import JOBS, submit
-from tests.conftest import Api, environment
+from tests.conftest import RECEIVER_HOST, Api, environment
 from tests.factories import jsonl
 
 KEYS, AUDIT, USAGE = "/organization/keys", "/organization/audit_logs", "/organization/usage"
@@ -44,6 +44,13 @@ ACTIONS = {
     "POST /v1/organization/keys": "key.created",
     "POST /v1/organization/keys/{key_id}/rotate": "key.rotated",
     "DELETE /v1/organization/keys/{key_id}": "key.revoked",
+    "PUT /v1/organization/integrations/wandb": "integration.stored",
+    "DELETE /v1/organization/integrations/wandb": "integration.deleted",
+    "POST /v1/webhook_endpoints": "webhook.created",
+    "POST /v1/webhook_endpoints/{webhook_endpoint_id}": "webhook.changed",
+    "POST /v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret": "webhook.rotated",
+    "POST /v1/webhook_endpoints/{webhook_endpoint_id}/test": "webhook.tested",
+    "DELETE /v1/webhook_endpoints/{webhook_endpoint_id}": "webhook.deleted",
 }
 
 
@@ -86,7 +93,28 @@ def change_everything(api: Api, http: httpx.Client) -> list[tuple[str, str]]:
     told += [(f"comparison.{verb}", compared) for verb in ("created", "cancelled")]
     told += [("file.deleted", file_id)]
     told += [(f"key.{verb}", key_id) for verb in ("created", "rotated", "revoked")]
+    told += change_webhooks(http) + change_integrations(http)
     return told + change_a_model(api, http, job) + change_uploads(http)
+
+
+def change_webhooks(http: httpx.Client) -> list[tuple[str, str]]:
+    """Add an endpoint where nobody listens, and do to it what can be done."""
+    about = {"url": f"http://{RECEIVER_HOST}:9/", "event_types": ["fine_tuning.job.failed"]}
+    endpoint_id = http.post("/webhook_endpoints", json=about).json()["id"]
+    endpoint = f"/webhook_endpoints/{endpoint_id}"
+    http.post(endpoint, json={"name": "beeper"})
+    http.post(f"{endpoint}/rotate_secret")
+    http.post(f"{endpoint}/test")
+    http.delete(endpoint)
+    done = ("created", "changed", "rotated", "tested", "deleted")
+    return [(f"webhook.{verb}", endpoint_id) for verb in done]
+
+
+def change_integrations(http: httpx.Client) -> list[tuple[str, str]]:
+    wandb = "/organization/integrations/wandb"
+    http.put(wandb, json={"api_key": "a" * 40})
+    http.delete(wandb)
+    return [(f"integration.{verb}", "wandb") for verb in ("stored", "deleted")]
 
 
 def change_a_model(api: Api, http: httpx.Client, job: dict) -> list[tuple[str, str]]:
