@@ -17,8 +17,9 @@ from tests.app.records import run_now
 from tests.app.route_table import Route, changing_routes
 from tests.app.test_cli import basin
 from tests.app.test_jobs_api import JOBS, submit
-from tests.conftest import RECEIVER_HOST, Api, environment
+from tests.conftest import Api, environment
 from tests.factories import jsonl
+from tests.receiver import RECEIVER_HOST
 
 KEYS, AUDIT, USAGE = "/organization/keys", "/organization/audit_logs", "/organization/usage"
 
