@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from app import health, logs, web
+from app import health, limits, logs, web
 from app.broker import Bell, make_celery
 from app.db import connected
 from app.files import routes as files
@@ -20,6 +20,7 @@ from app.organizations import routes as organizations
 from app.permissions import routes as permissions
 from app.rates import Buckets
 from app.settings import ApiSettings
+from app.streams import Streams
 from app.uploads import routes as uploads
 from app.workers import routes as workers
 
@@ -45,6 +46,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.settings = settings
     app.state.bell = Bell(make_celery(settings.redis_url))
     app.state.buckets = Buckets(settings.redis_url, per_minute=settings.requests_per_minute)
+    app.state.streams = Streams(per_key=settings.streams_per_caller, in_all=settings.streams)
+    limits.install(app, timeout_s=settings.client_timeout_s)
     web.install(app)
     tenants = (organizations, keys)
     for part in (files, uploads, jobs, permissions, graders, models, workers, *tenants, health):

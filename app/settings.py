@@ -77,6 +77,14 @@ class ApiSettings(Settings):
     requests_per_minute: int = Field(
         default=600, ge=0, description="of one key, and as many at once; 0 counts none"
     )
+    client_timeout_s: float = Field(
+        default=30, gt=0, description="how long a client may keep silent in what it has begun"
+    )
+    max_connections: int = Field(default=512, gt=0, description="of one API process")
+    streams_per_caller: int = Field(
+        default=16, gt=0, description="uploads, downloads and event streams of one key at once"
+    )
+    streams: int = Field(default=64, gt=0, description="and of all keys, in one API process")
     max_upload_bytes: int = Field(
         default=8 * 1024 * MIB, gt=0, description="largest file that comes in parts"
     )

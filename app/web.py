@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any
@@ -24,6 +23,7 @@ from app.db import Database
 from app.errors import (
     ApiError,
     BodyTooLarge,
+    ClientTooSlow,
     InvalidApiKey,
     InvalidRequest,
     MethodNotAllowed,
@@ -36,11 +36,10 @@ from app.ids import new_id
 from app.keys import service as keys
 from app.rates import Buckets
 from app.settings import ApiSettings
+from app.streams import Streams
 
 log = structlog.get_logger()
 REQUEST_ID_HEADER = "x-request-id"
-MAX_BODY_BYTES = 4 << 20  # of a request that is no upload
-STREAMED = re.compile("/v1/files|/v1/uploads/[^/]+/parts")  # these count for themselves
 SEND_TIMEOUT_S = 30.0  # for a piece of a stream to leave
 FORM_SLACK_BYTES = 64 << 10  # boundaries and the other fields of an upload
 bearer = HTTPBearer(auto_error=False, description="A key made by `basin keys create`.")
@@ -123,6 +122,17 @@ async def _admin(caller: Annotated[keys.Caller, Depends(_caller)]) -> keys.Calle
     return caller
 
 
+async def hold_stream(
+    request: Request, caller: Annotated[keys.Caller, Depends(_caller)]
+) -> AsyncIterator[None]:
+    """Hold a place among the long requests, until the answer has left or its client has."""
+    streams: Streams = request.app.state.streams
+    with streams.slot(caller.key_id):
+        yield
+
+
+# For a route whose request or answer takes long: `dependencies=[STREAM]`.
+STREAM = Depends(hold_stream)
 # scope="function": the commit is done before the response leaves.
 Tx = Annotated[AsyncSession, Depends(_transaction, scope="function")]
 # Who asks, and what their key must allow: to look, to change something, to administer.
@@ -280,45 +290,7 @@ def install(app: FastAPI) -> None:
         headers = {REQUEST_ID_HEADER: request.state.request_id}
         return JSONResponse({"error": body}, status_code=500, headers=headers)
 
-    app.add_middleware(BodyLimit)
     app.add_middleware(RequestId)
-
-
-class BodyLimit:
-    """Refuses bodies that would be held in memory whole and are longer than any of ours."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or STREAMED.fullmatch(scope["path"]):
-            await self._app(scope, receive, send)
-            return
-        if declared_bytes(Request(scope)) > MAX_BODY_BYTES:
-            await self._refuse(scope, receive, send)
-            return
-        await self._app(scope, self._counted(receive), send)
-
-    def _counted(self, receive: Receive) -> Receive:
-        size = 0
-
-        async def counted() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > MAX_BODY_BYTES:
-                # FastAPI passes on its own kind of error, and hides any other that reading raises.
-                raise StarletteHTTPException(BodyTooLarge.status)
-            return message
-
-        return counted
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await error_response(_too_large())(scope, receive, send)
-
-
-def _too_large() -> BodyTooLarge:
-    return BodyTooLarge(f"The body is longer than {MAX_BODY_BYTES} bytes.")
 
 
 class RequestId:
@@ -367,8 +339,7 @@ def _from_http(request: Request, error: StarletteHTTPException) -> ApiError:
         return NotFound(f"Unknown request URL: {request.method} {request.url.path}.")
     if error.status_code == MethodNotAllowed.status:
         return MethodNotAllowed(f"{request.url.path} knows no {request.method}.")
-    if error.status_code == BodyTooLarge.status:
-        return _too_large()
-    found = InvalidRequest(str(error.detail))
+    refused_by_us = {kind.status: kind for kind in (BodyTooLarge, ClientTooSlow)}
+    found = refused_by_us.get(error.status_code, InvalidRequest)(str(error.detail))
     found.status = error.status_code  # type: ignore[misc]  # whatever else the framework refuses
     return found

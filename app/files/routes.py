@@ -16,6 +16,7 @@ from app.paging import ListOut, list_out
 from app.schemas import ExpiresAfter
 from app.web import (
     FORM_SLACK_BYTES,
+    STREAM,
     After,
     Caller,
     Config,
@@ -40,7 +41,7 @@ UPLOAD_BODY = form_body(
 )
 
 
-@router.post("", response_model=FileOut, openapi_extra=UPLOAD_BODY)
+@router.post("", response_model=FileOut, openapi_extra=UPLOAD_BODY, dependencies=[STREAM])
 async def upload_file(request: Request, db: Db, settings: Config, caller: Writer) -> FileOut:
     """Upload a file: training data is checked line by line while it arrives."""
     declared = max(declared_bytes(request) - FORM_SLACK_BYTES, 0)
@@ -101,7 +102,7 @@ async def get_file(file_id: str, tx: Tx, caller: Caller) -> FileOut:
     return file_out(await service.get(tx, caller.organization_id, file_id))
 
 
-@router.get("/{file_id}/content")
+@router.get("/{file_id}/content", dependencies=[STREAM])
 async def get_content(request: Request, file_id: str, db: Db, caller: Caller) -> Response:
     """Download the file's bytes; ranges work."""
     async with db.transaction() as tx:

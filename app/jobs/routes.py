@@ -28,6 +28,7 @@ from app.jobs.stream import Live, Position
 from app.jobs.submissions import Request as Submitted
 from app.paging import ListOut, list_out
 from app.web import (
+    STREAM,
     After,
     Caller,
     Config,
@@ -190,6 +191,7 @@ async def get_metrics(
     "/{job_id}/stream",
     response_class=EventStream,
     responses={200: {"content": {EventStream.media_type: {}}}},
+    dependencies=[STREAM],
 )
 async def stream_job(
     job_id: str,
@@ -219,7 +221,12 @@ async def get_logs(job_id: str, tx: Tx, caller: Caller) -> str:
     return await service.log_text(tx, caller.organization_id, job_id)
 
 
-@router.api_route("/{job_id}/adapter", methods=["GET", "HEAD"], operation_id="download_adapter")
+@router.api_route(
+    "/{job_id}/adapter",
+    methods=["GET", "HEAD"],
+    operation_id="download_adapter",
+    dependencies=[STREAM],
+)
 async def get_adapter(request: Request, job_id: str, db: Db, caller: Caller) -> Response:
     """Download the adapter as a tar: ranges, ETag (its sha256) and HEAD work."""
     async with db.transaction() as tx:
@@ -239,6 +246,7 @@ async def list_adapter_files(job_id: str, db: Db, caller: Caller) -> AdapterFile
     "/{job_id}/adapter/files/{name:path}",
     methods=["GET", "HEAD"],
     operation_id="download_adapter_file",
+    dependencies=[STREAM],
 )
 async def get_adapter_file(
     request: Request, job_id: str, name: str, db: Db, caller: Caller
@@ -263,6 +271,7 @@ async def get_adapter_file(
     "/{job_id}/checkpoints/{checkpoint_id}/adapter",
     methods=["GET", "HEAD"],
     operation_id="download_checkpoint_adapter",
+    dependencies=[STREAM],
 )
 async def get_checkpoint_adapter(
     request: Request, job_id: str, checkpoint_id: str, db: Db, caller: Caller
