@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from app import health, limits, logs, web
+from app import health, limits, logs, openapi, web
 from app.broker import Bell, make_celery
 from app.db import connected
 from app.files import routes as files
@@ -52,6 +52,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     tenants = (organizations, keys)
     for part in (files, uploads, jobs, permissions, graders, models, workers, *tenants, health):
         app.include_router(part.router)
+    openapi.install(app)
     return app
 
 

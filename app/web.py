@@ -14,6 +14,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import blobs
@@ -41,6 +42,7 @@ from app.streams import Streams
 log = structlog.get_logger()
 REQUEST_ID_HEADER = "x-request-id"
 SEND_TIMEOUT_S = 30.0  # for a piece of a stream to leave
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 FORM_SLACK_BYTES = 64 << 10  # boundaries and the other fields of an upload
 bearer = HTTPBearer(auto_error=False, description="A key made by `basin keys create`.")
 
@@ -141,6 +143,21 @@ Writer = Annotated[keys.Caller, Depends(_writer)]
 Admin = Annotated[keys.Caller, Depends(_admin)]
 Limit = Annotated[int, Query(ge=0, le=100, description="How many at most.")]
 After = Annotated[str | None, Query(description="The last id of the page before.")]
+
+
+def downloads(media_type: str) -> dict[str, Any]:
+    """Return what a route that answers with a blob is declared with."""
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    return {
+        "response_class": Response,
+        "dependencies": [STREAM],
+        "responses": {
+            200: {"description": "The bytes, with their sha256 as ETag.", "content": content},
+            206: {"description": "One range of the bytes.", "content": content},
+            304: {"description": "The bytes are those of the ETag in If-None-Match."},
+            416: {"description": "The range is outside of the bytes."},
+        },
+    }
 
 
 def blob_response(
@@ -267,7 +284,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
     async def _http(request: Request, error: StarletteHTTPException) -> Response:
         response = error_response(_from_http(request, error))
-        response.headers.update(error.headers or {})  # which methods are allowed
+        response.headers.update(error.headers or {})
+        if error.status_code == MethodNotAllowed.status:
+            response.headers["Allow"] = ", ".join(_allowed(request))
         return response
 
     @app.exception_handler(DataError)
@@ -332,6 +351,18 @@ def _explain(error: dict[str, object]) -> str:
     if error["type"] == "missing":
         return f"Missing required parameter: '{where}'."
     return f"Invalid value for '{where}': {error['msg']}."
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return what may be done with a path; the router itself names its first route's alone."""
+    return [
+        method
+        for method in METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] == Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 def _from_http(request: Request, error: StarletteHTTPException) -> ApiError:

@@ -10,7 +10,7 @@ from app.errors import FileTooLarge, InvalidRequest
 from app.files import reports, service
 from app.files.form import UploadForm
 from app.files.schemas import DeletedOut, FileOut, ReportOut, file_out
-from app.files.service import Label
+from app.files.service import UPLOAD_PURPOSES, Label
 from app.models import catalog
 from app.paging import ListOut, list_out
 from app.schemas import ExpiresAfter
@@ -25,18 +25,20 @@ from app.web import (
     Writer,
     blob_response,
     declared_bytes,
+    downloads,
     form_body,
 )
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
+BYTES = "application/octet-stream"
 UPLOAD_BODY = form_body(
     ["file", "purpose"],
     {
         "file": {"type": "string", "format": "binary"},
-        "purpose": {"type": "string", "example": "fine-tune"},
+        "purpose": {"type": "string", "enum": sorted(UPLOAD_PURPOSES), "example": "fine-tune"},
         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
-        "expires_after[seconds]": {"type": "integer"},
+        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
     },
 )
 
@@ -70,7 +72,7 @@ def _label(form: UploadForm) -> Label:
     lifetime_s = None
     if asked:
         try:
-            lifetime_s = ExpiresAfter.model_validate(asked).seconds
+            lifetime_s = ExpiresAfter.model_validate_strings(asked).seconds
         except ValidationError as error:
             raise InvalidRequest(
                 "expires_after has the anchor created_at, and 3600 to 2592000 seconds.",
@@ -102,15 +104,13 @@ async def get_file(file_id: str, tx: Tx, caller: Caller) -> FileOut:
     return file_out(await service.get(tx, caller.organization_id, file_id))
 
 
-@router.get("/{file_id}/content", dependencies=[STREAM])
+@router.get("/{file_id}/content", **downloads(BYTES))
 async def get_content(request: Request, file_id: str, db: Db, caller: Caller) -> Response:
     """Download the file's bytes; ranges work."""
     async with db.transaction() as tx:
         file = await service.get(tx, caller.organization_id, file_id)
         stored = await blobs.describe(tx, file.blob_id)
-    return blob_response(
-        request, db, stored, media_type="application/octet-stream", filename=f"{file.id}.jsonl"
-    )
+    return blob_response(request, db, stored, media_type=BYTES, filename=f"{file.id}.jsonl")
 
 
 @router.get("/{file_id}/report", response_model=ReportOut)

@@ -39,13 +39,13 @@ from app.web import (
     Tx,
     Writer,
     blob_response,
+    downloads,
 )
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
-TAR = "application/x-tar"
-
-
+TAR, BYTES = "application/x-tar", "application/octet-stream"
+ARCHIVE, ONE_FILE = downloads(TAR), downloads(BYTES)
 METADATA = re.compile(r"metadata\[(.+)\]")
 
 
@@ -221,12 +221,8 @@ async def get_logs(job_id: str, tx: Tx, caller: Caller) -> str:
     return await service.log_text(tx, caller.organization_id, job_id)
 
 
-@router.api_route(
-    "/{job_id}/adapter",
-    methods=["GET", "HEAD"],
-    operation_id="download_adapter",
-    dependencies=[STREAM],
-)
+@router.head("/{job_id}/adapter", operation_id="describe_adapter", **ARCHIVE)
+@router.get("/{job_id}/adapter", operation_id="download_adapter", **ARCHIVE)
 async def get_adapter(request: Request, job_id: str, db: Db, caller: Caller) -> Response:
     """Download the adapter as a tar: ranges, ETag (its sha256) and HEAD work."""
     async with db.transaction() as tx:
@@ -242,12 +238,10 @@ async def list_adapter_files(job_id: str, db: Db, caller: Caller) -> AdapterFile
     return adapter_files_out(await tars.entries(db, stored))
 
 
-@router.api_route(
-    "/{job_id}/adapter/files/{name:path}",
-    methods=["GET", "HEAD"],
-    operation_id="download_adapter_file",
-    dependencies=[STREAM],
+@router.head(
+    "/{job_id}/adapter/files/{name:path}", operation_id="describe_adapter_file", **ONE_FILE
 )
+@router.get("/{job_id}/adapter/files/{name:path}", operation_id="download_adapter_file", **ONE_FILE)
 async def get_adapter_file(
     request: Request, job_id: str, name: str, db: Db, caller: Caller
 ) -> Response:
@@ -261,17 +255,21 @@ async def get_adapter_file(
         request,
         db,
         stored,
-        media_type="application/octet-stream",
+        media_type=BYTES,
         filename=PurePosixPath(entry.name).name.replace('"', ""),
         window=(entry.start, entry.size),
     )
 
 
-@router.api_route(
+@router.head(
     "/{job_id}/checkpoints/{checkpoint_id}/adapter",
-    methods=["GET", "HEAD"],
+    operation_id="describe_checkpoint_adapter",
+    **ARCHIVE,
+)
+@router.get(
+    "/{job_id}/checkpoints/{checkpoint_id}/adapter",
     operation_id="download_checkpoint_adapter",
-    dependencies=[STREAM],
+    **ARCHIVE,
 )
 async def get_checkpoint_adapter(
     request: Request, job_id: str, checkpoint_id: str, db: Db, caller: Caller
