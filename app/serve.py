@@ -5,18 +5,20 @@ takes no answer, a connection too many. The rest is in `app.limits`.
 """
 
 import argparse
+import sys
 from asyncio import TimerHandle, Transport
 from dataclasses import dataclass
 from typing import ClassVar
 
 import structlog
 import uvicorn
+from pydantic import ValidationError
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import ApiError, ClientTooSlow, HeadTooLarge, InvalidRequest, Unavailable
 from app.ids import new_id
 from app.limits import LONG_HEAD, MAX_HEAD_BYTES, MIN_BYTES_PER_S
-from app.settings import ApiSettings
+from app.settings import ApiSettings, mistakes
 from app.web import REQUEST_ID_HEADER, error_response
 
 KEEP_ALIVE_S = 75  # longer than a proxy keeps its connections to us: nginx 60 s
@@ -31,7 +33,10 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000)
     asked = parser.parse_args()
-    settings = ApiSettings()
+    try:
+        settings = ApiSettings()
+    except ValidationError as error:
+        sys.exit("\n".join(mistakes(error)))
     bounds = Bounds(settings.client_timeout_s, settings.max_connections)
     uvicorn.run(
         "app.main:app_from_env",

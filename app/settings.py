@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast, get_args
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.jobs.spec import Task
@@ -16,7 +16,9 @@ MIB = 1 << 20
 class Settings(BaseSettings):
     """What an operator sets, as BASIN_… in the environment; all that a worker needs."""
 
-    model_config = SettingsConfigDict(env_prefix="BASIN_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="BASIN_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     database_url: str = Field(description="postgresql+psycopg://user:password@host/name")
     redis_url: str = Field(description="redis://host:6379/0, or unix:///path/to/socket")
@@ -88,6 +90,14 @@ class ApiSettings(Settings):
     max_upload_bytes: int = Field(
         default=8 * 1024 * MIB, gt=0, description="largest file that comes in parts"
     )
+
+
+def mistakes(error: ValidationError) -> list[str]:
+    """Return what is wrong with the settings, a line each, without what was given."""
+    return [
+        f"BASIN_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
+        for problem in error.errors(include_input=False)
+    ]
 
 
 def inherited_environment() -> dict[str, str]:
