@@ -46,7 +46,12 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.settings = settings
     app.state.bell = Bell(make_celery(settings.redis_url))
     app.state.buckets = Buckets(settings.redis_url, per_minute=settings.requests_per_minute)
-    app.state.streams = Streams(per_key=settings.streams_per_caller, in_all=settings.streams)
+    app.state.streams = Streams(
+        "uploads and downloads", per_key=settings.streams_per_caller, in_all=settings.streams
+    )
+    app.state.watchers = Streams(
+        "event streams", per_key=settings.watchers_per_caller, in_all=settings.watchers
+    )
     limits.install(app, timeout_s=settings.client_timeout_s)
     web.install(app)
     tenants = (organizations, keys)

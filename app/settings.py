@@ -82,11 +82,15 @@ class ApiSettings(Settings):
     client_timeout_s: float = Field(
         default=30, gt=0, description="how long a client may keep silent in what it has begun"
     )
-    max_connections: int = Field(default=512, gt=0, description="of one API process")
+    max_connections: int = Field(default=900, gt=0, description="of one API process")
     streams_per_caller: int = Field(
-        default=16, gt=0, description="uploads, downloads and event streams of one key at once"
+        default=16, gt=0, description="uploads and downloads of one key at once, in one API process"
     )
-    streams: int = Field(default=64, gt=0, description="and of all keys, in one API process")
+    streams: int = Field(default=64, gt=0, description="and of all keys")
+    watchers_per_caller: int = Field(
+        default=512, gt=0, description="event streams of one key at once, in one API process"
+    )
+    watchers: int = Field(default=800, gt=0, description="and of all keys")
     max_upload_bytes: int = Field(
         default=8 * 1024 * MIB, gt=0, description="largest file that comes in parts"
     )

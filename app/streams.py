@@ -8,9 +8,10 @@ from app.errors import TooManyStreams
 
 
 class Streams:
-    """How many long requests are under way in this process: downloads, uploads, event streams."""
+    """How many long requests of a kind, such as "event streams", are under way in this process."""
 
-    def __init__(self, *, per_key: int, in_all: int) -> None:
+    def __init__(self, kind: str, *, per_key: int, in_all: int) -> None:
+        self._kind = kind
         self._per_key = per_key
         self._in_all = in_all
         self._held: Counter[str] = Counter()
@@ -24,11 +25,10 @@ class Streams:
         """
         if self._held[key_id] >= self._per_key:
             raise TooManyStreams(
-                f"This key has {self._per_key} uploads, downloads and streams under way; wait"
-                " until one has ended."
+                f"This key has {self._per_key} {self._kind} under way; wait until one has ended."
             )
         if self._held.total() >= self._in_all:
-            raise TooManyStreams("The server is busy with uploads and downloads; ask again soon.")
+            raise TooManyStreams(f"The server is busy with {self._kind}; ask again soon.")
         self._held[key_id] += 1
         try:
             yield

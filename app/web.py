@@ -124,17 +124,27 @@ async def _admin(caller: Annotated[keys.Caller, Depends(_caller)]) -> keys.Calle
     return caller
 
 
-async def hold_stream(
+async def _hold_stream(
     request: Request, caller: Annotated[keys.Caller, Depends(_caller)]
 ) -> AsyncIterator[None]:
-    """Hold a place among the long requests, until the answer has left or its client has."""
+    """Hold a place among the uploads and downloads, until the last byte or the client has left."""
     streams: Streams = request.app.state.streams
     with streams.slot(caller.key_id):
         yield
 
 
-# For a route whose request or answer takes long: `dependencies=[STREAM]`.
-STREAM = Depends(hold_stream)
+async def _hold_watcher(
+    request: Request, caller: Annotated[keys.Caller, Depends(_caller)]
+) -> AsyncIterator[None]:
+    """Hold a place among the event streams: they cost less, and last longer."""
+    watchers: Streams = request.app.state.watchers
+    with watchers.slot(caller.key_id):
+        yield
+
+
+# For routes whose request or answer takes long: `dependencies=[STREAM]`.
+STREAM = Depends(_hold_stream)
+WATCHER = Depends(_hold_watcher)
 # scope="function": the commit is done before the response leaves.
 Tx = Annotated[AsyncSession, Depends(_transaction, scope="function")]
 # Who asks, and what their key must allow: to look, to change something, to administer.

@@ -94,6 +94,8 @@ def environment(settings: ApiSettings) -> dict[str, str]:
         "BASIN_MAX_CONNECTIONS": str(settings.max_connections),
         "BASIN_STREAMS_PER_CALLER": str(settings.streams_per_caller),
         "BASIN_STREAMS": str(settings.streams),
+        "BASIN_WATCHERS_PER_CALLER": str(settings.watchers_per_caller),
+        "BASIN_WATCHERS": str(settings.watchers),
         "BASIN_DEVICES": settings.devices,
     }
 

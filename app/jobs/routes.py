@@ -28,7 +28,7 @@ from app.jobs.stream import Live, Position
 from app.jobs.submissions import Request as Submitted
 from app.paging import ListOut, list_out
 from app.web import (
-    STREAM,
+    WATCHER,
     After,
     Caller,
     Config,
@@ -191,7 +191,7 @@ async def get_metrics(
     "/{job_id}/stream",
     response_class=EventStream,
     responses={200: {"content": {EventStream.media_type: {}}}},
-    dependencies=[STREAM],
+    dependencies=[WATCHER],
 )
 async def stream_job(
     job_id: str,

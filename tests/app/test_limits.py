@@ -18,6 +18,7 @@ from app import limits
 from app.settings import ApiSettings
 from tests.app import records
 from tests.conftest import Api, running_api
+from tests.factories import jsonl
 from tests.waiting import within
 
 PATIENT_S = 120  # longer than any test: nothing is cut off
@@ -72,7 +73,7 @@ def hasty(settings: ApiSettings, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="module")
 def strict(settings: ApiSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     log = tmp_path_factory.mktemp("strict") / "api.log"
-    few = {"max_connections": 12, "streams_per_caller": 2, "streams": 3}
+    few = {"max_connections": 12, "streams_per_caller": 2, "streams": 3, "watchers_per_caller": 2}
     with served(settings, log, client_timeout_s=PATIENT_S, **few) as found:
         yield found
 
@@ -382,6 +383,24 @@ def test_all_keys_together_have_so_many_streams(strict: Served):
 
         open_ones.close()
         assert within(30, lambda: http.get("/files/none/content").status_code == 404)
+
+
+def test_event_streams_are_counted_by_themselves(strict: Served):
+    with strict.api.http(strict.key) as http, ExitStack() as open_ones:
+        form = {"file": ("train.jsonl", jsonl(10))}
+        file = http.post("/files", files=form, data={"purpose": "fine-tune"}).json()
+        body = {"model": "tiny-llama", "training_file": file["id"]}
+        path = f"/fine_tuning/jobs/{http.post('/fine_tuning/jobs', json=body).json()['id']}/stream"
+        for _ in range(2):
+            watching = open_ones.enter_context(http.stream("GET", path))
+            assert watching.status_code == 200
+
+        refused = http.get(path)
+        beside = http.get(f"/files/{file['id']}/content")
+
+        assert refused.json()["error"]["code"] == "too_many_streams"
+        assert "2 event streams" in refused.json()["error"]["message"]
+        assert beside.status_code == 200
 
 
 def test_a_connection_too_many_is_told_so(strict: Served):
