@@ -189,6 +189,7 @@ async def get_metrics(
 
 @router.get(
     "/{job_id}/stream",
+    status_code=200,  # FastAPI looks for it in the class, whose own is not an argument
     response_class=EventStream,
     responses={200: {"content": {EventStream.media_type: {}}}},
     dependencies=[WATCHER],
