@@ -46,6 +46,11 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
 TAR, BYTES = "application/x-tar", "application/octet-stream"
 ARCHIVE, ONE_FILE = downloads(TAR), downloads(BYTES)
+# One of a stream; `data` is JSON.
+MESSAGE = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+}
 METADATA = re.compile(r"metadata\[(.+)\]")
 
 
@@ -191,7 +196,7 @@ async def get_metrics(
     "/{job_id}/stream",
     status_code=200,  # FastAPI looks for it in the class, whose own is not an argument
     response_class=EventStream,
-    responses={200: {"content": {EventStream.media_type: {}}}},
+    responses={200: {"content": {EventStream.media_type: {"schema": MESSAGE}}}},
     dependencies=[WATCHER],
 )
 async def stream_job(
