@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow conformance fuzz audit check format clean
+.PHONY: help install demo test test-slow conformance fuzz audit dashboard check format clean
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
@@ -38,6 +38,10 @@ fuzz: $(STAMP) ## Hold the service to its own OpenAPI document, for four minutes
 
 audit: $(STAMP) ## Ask PyPI whether the packages that are pinned have known vulnerabilities
 	@$(BIN)/python -m tests.audit
+
+dashboard: ## Build the dashboard from its sources, with node; the build is committed
+	@command -v npm >/dev/null || { echo "Building the dashboard needs node 20 or newer, with npm." >&2; exit 1; }
+	cd app/dashboard/source && npm ci --ignore-scripts --no-audit --no-fund && npm run check && npm run build
 
 check: $(STAMP) ## Lint, types, import contracts, dependencies
 	$(BIN)/ruff check .

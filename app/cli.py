@@ -1,203 +1,49 @@
-"""The `basin` command."""
-
-import asyncio
-import os
-import sys
-import time
-from pathlib import Path
-from typing import Annotated
+"""The `basin` command: what there is, and where it stands."""
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-from rich.table import Table
-from rich.text import Text
-from sqlalchemy.exc import SQLAlchemyError
 
-from app import fsck, migrate, up
-from app.console import DEFAULT_DATA, Data, out, settings_of
-from app.db import Database, connected
-from app.files import local
-from app.fsck import Finding, Totals
-from app.jobs import lease
+from app import commands
+from app.client import adapters, compare, demo, submit
+from app.client.errors import EXIT_CODES
+from app.files import commands as files
+from app.jobs import commands as jobs
 from app.keys import commands as keys
+from app.models import commands as models
 from app.organizations import commands as organizations
 from app.organizations import reports
-from app.settings import Settings, inherited_environment
-from app.sweep import Swept, sweep_storage
+from app.webhooks import commands as webhooks
 
+OPERATING = "Operate a server (on its machine, or with its settings)"
 main = typer.Typer(
     name="basin",
-    help="Fine-tuning that speaks OpenAI's API and trains LoRA-MGPO adapters.",
+    help=f"""Fine-tuning that speaks OpenAI's API and trains LoRA-MGPO adapters.
+
+    {EXIT_CODES}""",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-main.add_typer(keys.app, name="keys")
-main.add_typer(organizations.app, name="orgs")
-main.command("usage")(reports.show_usage)
-main.command("audit")(reports.show_audit)
-files_app = typer.Typer(help="Look at training files.", no_args_is_help=True)
-main.add_typer(files_app, name="files")
+main.command("demo", context_settings=demo.PASSED_ON)(demo.demo)
+main.command("submit")(submit.submit)
+main.command("estimate")(submit.estimate)
+main.command("compare")(compare.compare)
+main.command("pull")(adapters.pull)
+main.command("export")(adapters.export)
+main.add_typer(jobs.app, name="jobs")
+main.add_typer(files.app, name="files")
+main.add_typer(models.app, name="models")
 
-
-@main.command("up")
-def up_command(
-    *,
-    data: Annotated[Path, typer.Option(help="Where everything is kept.")] = DEFAULT_DATA,
-    models: Annotated[
-        Path | None, typer.Option(help="Folder of base models; DATA/models when left out.")
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 picks a free one.")] = 8000,
-    hub_model: Annotated[
-        list[str] | None,
-        typer.Option(help="A hub id to offer, org/name or org/name@revision; repeatable."),
-    ] = None,
-    gpus: Annotated[str, typer.Option(help="auto, cpu, cpu,cpu or indices such as 0,1.")] = "auto",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line {url, api_key} once ready.")
-    ] = False,
-) -> None:
-    """Start everything on this machine: PostgreSQL, Redis, API and worker. Ctrl-C stops it."""
-    up.up(
-        data=data,
-        models=models,
-        host=host,
-        port=port,
-        hub_models=hub_model or [],
-        devices=gpus,
-        as_json=as_json,
-    )
-
-
-@main.command("worker")
-def worker_command(
-    gpus: Annotated[
-        str,
-        typer.Option(help="auto, cpu, cpu,cpu or indices such as 0,1.", envvar="BASIN_DEVICES"),
-    ] = "auto",
-) -> None:
-    """Run a worker in this terminal; each of its devices is one run's at a time."""
-    environment = inherited_environment() | {"BASIN_DEVICES": gpus}
-    command = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"]
-    os.execve(sys.executable, [*command, "--loglevel", "INFO"], environment)  # noqa: S606  argv, no shell
-
-
-@main.command("migrate")
-def migrate_command(data: Data = DEFAULT_DATA) -> None:
-    """Bring the database to the newest schema."""
-    migrate.upgrade(settings_of(data, Settings).database_url)
-
-
-@main.command("sweep")
-def sweep_command(
-    *,
-    every: Annotated[
-        float | None, typer.Option(help="Seconds between two sweeps; once when left out.", min=1)
-    ] = None,
-    data: Data = DEFAULT_DATA,
-) -> None:
-    """Requeue jobs whose worker fell silent, and delete what nobody needs.
-
-    That is files past their time, resume states of jobs that are over, and bytes without an owner.
-    Workers do this by themselves; cron may too, or `basin sweep --every 10` beside them.
-    """
-    settings = settings_of(data, Settings)
-    if every is None:
-        _say_swept(*asyncio.run(_sweep(settings)), always=True)
-    while every is not None:
-        try:
-            _say_swept(*asyncio.run(_sweep(settings)), always=False)
-        except SQLAlchemyError as error:
-            out.print(f"The database is away, trying again: {error}", markup=False)
-        time.sleep(every)
-
-
-def _say_swept(woken: list[str], swept: Swept, *, always: bool) -> None:
-    if woken or always:
-        out.print(f"{len(woken)} requeued" + "".join(f"\n  {job_id}" for job_id in woken))
-    if swept != Swept(0, 0, 0, 0, 0) or always:
-        out.print(
-            f"deleted: {swept.files} files, {swept.resume_states} resume states,"
-            f" {swept.blobs} blobs, {swept.workers} silent workers; {swept.uploads} uploads expired"
-        )
-
-
-@main.command("fsck")
-def fsck_command(
-    *,
-    deep: Annotated[
-        bool,
-        typer.Option("--deep", help="Read every byte too, and compare the sha256 of each blob."),
-    ] = False,
-    data: Data = DEFAULT_DATA,
-) -> None:
-    """Look for rows and bytes in the database that contradict each other; changes nothing.
-
-    Exits 0 when nothing is wrong, and 1 with a table when something is. It may run beside a service
-    at work. What the next sweep clears by itself is listed with these words. --deep reads the whole
-    database: the time is that of a backup.
-    """
-    findings, looked_at = asyncio.run(_fsck(settings_of(data, Settings), deep=deep))
-    if not findings:
-        size = f"{looked_at.size_bytes / 2**30:.2f} GiB"
-        out.print(f"nothing is wrong: {looked_at.blobs} blobs, {size}, {looked_at.jobs} jobs")
-        return
-    table = Table("kind", "subject", "what is wrong")
-    for found in findings:
-        table.add_row(found.kind, found.subject, Text(found.message))
-    out.print(table)
-    raise typer.Exit(1)
-
-
-@files_app.command("check")
-def check_file(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON Lines.")],
-    *,
-    model: Annotated[
-        Path | None, typer.Option(help="Folder of a base model to measure rows by.")
-    ] = None,
-    validation: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="A file to compare with.")
-    ] = None,
-) -> None:
-    """Check a training file as an upload would, and report on it; no server is asked.
-
-    Exits 1 when an upload would be refused, or a job could not learn from the file.
-    """
-    if model is not None and not (model / "config.json").is_file():
-        raise typer.BadParameter(f"{model} holds no config.json.", param_hint="--model")
-    if not local.check(file, out, model=model, validation=validation):
-        raise typer.Exit(1)
-
-
-async def _sweep(settings: Settings) -> tuple[list[str], Swept]:
-    async with connected(settings.database_url) as db:
-        async with db.transaction() as tx:
-            woken = await lease.requeue_expired(tx)
-        swept = await sweep_storage(
-            db,
-            file_retention_days=settings.file_retention_days,
-            resume_retention_days=settings.resume_retention_days,
-        )
-        return woken, swept
-
-
-async def _fsck(settings: Settings, *, deep: bool) -> tuple[list[Finding], Totals]:
-    async with connected(settings.database_url) as db:
-        async with db.transaction() as tx:
-            looked_at = await fsck.totals(tx)
-            findings = await fsck.check(tx)
-        if deep:
-            findings += await _fsck_bytes(db, findings, looked_at.size_bytes)
-        return findings, looked_at
-
-
-async def _fsck_bytes(db: Database, known: list[Finding], size_bytes: int) -> list[Finding]:
-    columns = BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("reading", total=size_bytes)
-        return await fsck.check_bytes(db, known, lambda size: progress.advance(task, size))
+main.command("up", rich_help_panel=OPERATING)(commands.start)
+main.command("worker", rich_help_panel=OPERATING)(commands.work)
+main.command("migrate", rich_help_panel=OPERATING)(commands.bring_up_to_date)
+main.command("sweep", rich_help_panel=OPERATING)(commands.sweep)
+main.command("fsck", rich_help_panel=OPERATING)(commands.check)
+main.command("reseal", rich_help_panel=OPERATING)(commands.reseal)
+main.command("usage", rich_help_panel=OPERATING)(reports.show_usage)
+main.command("audit", rich_help_panel=OPERATING)(reports.show_audit)
+main.add_typer(keys.app, name="keys", rich_help_panel=OPERATING)
+main.add_typer(organizations.app, name="orgs", rich_help_panel=OPERATING)
+main.add_typer(webhooks.app, name="webhooks", rich_help_panel=OPERATING)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the commands share: the terminal, and which server they speak to."""
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from app.settings import Settings, inherited_environment, mistakes
 out = Console()
 
 DEFAULT_DATA = Path(".basin")
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON alone on stdout, and words on stderr.")
+]
 Needed = TypeVar("Needed", bound=Settings)
 Data = Annotated[Path, typer.Option(help="Folder of a running `basin up`, unless BASIN_… is set.")]
 
@@ -39,6 +43,11 @@ def settings_of(data: Path, kind: type[Needed]) -> Needed:
     except ValidationError as error:
         print(*mistakes(error), sep="\n", file=sys.stderr)
     raise typer.Exit(1)
+
+
+def print_json(document: object) -> None:
+    """Print the one result of a command for a program."""
+    print(json.dumps(document, ensure_ascii=False, default=str), flush=True)
 
 
 @contextmanager

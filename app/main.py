@@ -7,10 +7,13 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app import health, limits, logs, openapi, web
+from app.background import senders
 from app.broker import Bell, make_celery
+from app.dashboard import pages as dashboard
 from app.db import connected
 from app.files import routes as files
 from app.graders import routes as graders
+from app.integrations import routes as integrations
 from app.jobs import routes as jobs
 from app.jobs.stream import CHANNEL, Live
 from app.keys import routes as keys
@@ -22,6 +25,8 @@ from app.rates import Buckets
 from app.settings import ApiSettings
 from app.streams import Streams
 from app.uploads import routes as uploads
+from app.vault import Vault
+from app.webhooks import routes as webhooks
 from app.workers import routes as workers
 
 DESCRIPTION = """Fine-tuning that speaks OpenAI's API and trains LoRA-MGPO adapters on your
@@ -37,13 +42,17 @@ def create_app(settings: ApiSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with connected(settings.database_url, pool_size=10) as db:
             app.state.db, app.state.live = db, Live(db)
-            async with listening(settings.database_url, CHANNEL, app.state.live.heard):
+            async with (
+                listening(settings.database_url, CHANNEL, app.state.live.heard),
+                senders(settings, db, app.state.vault),
+            ):
                 yield
         await app.state.buckets.close()
 
     # Offline: /docs serves its scripts itself, where FastAPI's would load them from a CDN.
     app = FastAPIOffline(title="Basin", version="0.1.0", description=DESCRIPTION, lifespan=lifespan)
     app.state.settings = settings
+    app.state.vault = Vault(settings.sealing_keys)
     app.state.bell = Bell(make_celery(settings.redis_url))
     app.state.buckets = Buckets(settings.redis_url, per_minute=settings.requests_per_minute)
     app.state.streams = Streams(
@@ -54,10 +63,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     limits.install(app, timeout_s=settings.client_timeout_s)
     web.install(app)
-    tenants = (organizations, keys)
+    tenants = (organizations, keys, webhooks, integrations)
     for part in (files, uploads, jobs, permissions, graders, models, workers, *tenants, health):
         app.include_router(part.router)
     openapi.install(app)
+    dashboard.install(app)
     return app
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 
 def alembic_config(database_url: str) -> Config:
@@ -14,6 +15,8 @@ def alembic_config(database_url: str) -> Config:
     return config
 
 
-def upgrade(database_url: str) -> None:
-    """Apply every migration that the database lacks; harmless when there is none."""
-    command.upgrade(alembic_config(database_url), "head")
+def upgrade(database_url: str) -> str:
+    """Apply every migration that the database lacks; return the newest one's name."""
+    config = alembic_config(database_url)
+    command.upgrade(config, "head")
+    return str(ScriptDirectory.from_config(config).get_current_head())

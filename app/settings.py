@@ -8,9 +8,11 @@ from typing import cast, get_args
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.addresses import Inside
 from app.jobs.spec import Task
 
 MIB = 1 << 20
+MIN_SECRET = 16
 
 
 class Settings(BaseSettings):
@@ -73,7 +75,23 @@ class ApiSettings(Settings):
     """What the API needs besides; a worker never learns the pepper."""
 
     key_pepper: SecretStr = Field(
-        min_length=16, description="secret that key digests are made with"
+        min_length=MIN_SECRET, description="secret that key digests are made with"
+    )
+    secrets_key: SecretStr | None = Field(
+        default=None,
+        description="what webhook secrets and integration keys are sealed with; several with commas"
+        " between: the first seals, all open. Without it they are sealed with the pepper",
+    )
+    webhook_allow: str = Field(
+        default="",
+        description="comma-separated inside networks that webhooks may reach, such as 10.1.0.0/16;"
+        " http://10.1.0.0/16 permits plain HTTP there too",
+    )
+    mlflow_tracking_uri: str | None = Field(
+        default=None, description="MLflow server that every job's metrics are sent to"
+    )
+    wandb_base_url: str | None = Field(
+        default=None, description="a Weights & Biases server of your own; theirs when unset"
     )
     max_file_bytes: int = Field(default=512 * MIB, gt=0)
     requests_per_minute: int = Field(
@@ -94,6 +112,31 @@ class ApiSettings(Settings):
     max_upload_bytes: int = Field(
         default=8 * 1024 * MIB, gt=0, description="largest file that comes in parts"
     )
+
+    @property
+    def sealing_keys(self) -> list[str]:
+        """What secrets are sealed with, and after it what they may have been sealed with before."""
+        given = self.secrets_key.get_secret_value().split(",") if self.secrets_key else []
+        return [*(key.strip() for key in given if key.strip()), self.key_pepper.get_secret_value()]
+
+    @cached_property
+    def webhook_networks(self) -> Inside:
+        """The operator's own networks that webhooks may reach."""
+        return Inside.parse(self.webhook_allow)
+
+    @field_validator("secrets_key")
+    @classmethod
+    def _is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        keys = [key.strip() for key in value.get_secret_value().split(",")] if value else []
+        if any(0 < len(key) < MIN_SECRET for key in keys):
+            raise ValueError(f"each key has at least {MIN_SECRET} characters: openssl rand -hex 32")
+        return value
+
+    @field_validator("webhook_allow")
+    @classmethod
+    def _names_networks(cls, value: str) -> str:
+        Inside.parse(value)
+        return value
 
 
 def mistakes(error: ValidationError) -> list[str]:

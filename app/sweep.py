@@ -14,6 +14,7 @@ from app.jobs import submissions
 from app.jobs.states import TERMINAL, JobStatus
 from app.tables import Job, ResumeState, Worker
 from app.uploads import service as uploads
+from app.webhooks import outbox
 
 ROWS_PER_TRANSACTION = 100
 WORKER_FORGOTTEN_DAYS = 1
@@ -41,6 +42,7 @@ async def sweep_storage(
         workers = await _forget_workers(tx)
     expired = await _repeat(db, partial(uploads.expire, limit=ROWS_PER_TRANSACTION))
     await _repeat(db, partial(submissions.forget, limit=ROWS_PER_TRANSACTION))
+    await _repeat(db, partial(outbox.forget, limit=ROWS_PER_TRANSACTION))
     return Swept(
         files=deleted_files,
         resume_states=states,

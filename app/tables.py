@@ -16,7 +16,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from app.jobs.states import JobStatus
@@ -240,6 +240,7 @@ class Job(Base):
     method: Mapped[Json]
     hyperparameters: Mapped[Json]
     user_metadata: Mapped[Json | None]
+    integrations: Mapped[list[Json] | None] = mapped_column(JSONB(none_as_null=True))
     spec: Mapped[Json]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     queued_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -435,3 +436,111 @@ class Worker(Base):
     devices: Mapped[Json]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class WebhookEndpoint(Base):
+    """Where an organization wants to be told of its jobs; its secrets are sealed.
+
+    After a rotation messages are signed with the secret from before too, until `previous_until`.
+    """
+
+    __tablename__ = "webhook_endpoints"
+    __table_args__ = (Index("ix_webhook_endpoints_list", "organization_id", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    name: Mapped[str]
+    url: Mapped[str]
+    event_types: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    secret: Mapped[bytes]
+    secret_hint: Mapped[str]
+    previous_secret: Mapped[bytes | None]
+    previous_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    disabled_at: Mapped[datetime | None]
+    disabled_reason: Mapped[str | None]
+
+
+class WebhookDelivery(Base):
+    """One message to one endpoint: written with what it tells of, sent until it is taken.
+
+    `state` is pending, then delivered or given_up. `next_at` is when a pending one is tried; while
+    it is being tried, when it may be by another.
+    """
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_list", "endpoint_id", "seq"),
+        Index("ix_webhook_deliveries_due", "next_at", postgresql_where=text("state = 'pending'")),
+        Index(
+            "ix_webhook_deliveries_over", "created_at", postgresql_where=text("state <> 'pending'")
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(Identity(always=True))
+    endpoint_id: Mapped[str] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"))
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    event_id: Mapped[str]
+    event_type: Mapped[str]
+    body: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default="pending")
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    next_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    gives_up_at: Mapped[datetime]
+
+
+class WebhookAttempt(Base):
+    """One try at a delivery: what was answered, or why nothing was."""
+
+    __tablename__ = "webhook_attempts"
+    __table_args__ = (PrimaryKeyConstraint("delivery_id", "number"),)
+
+    delivery_id: Mapped[str] = mapped_column(
+        ForeignKey("webhook_deliveries.id", ondelete="CASCADE")
+    )
+    number: Mapped[int]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    duration_ms: Mapped[int]
+    status_code: Mapped[int | None]
+    error: Mapped[str | None]
+    response: Mapped[str | None]
+
+
+class IntegrationKey(Base):
+    """An organization's key to a service that its metrics are sent to, sealed."""
+
+    __tablename__ = "integration_keys"
+    __table_args__ = (PrimaryKeyConstraint("organization_id", "type"),)
+
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    type: Mapped[str]
+    secret: Mapped[bytes]
+    last4: Mapped[str]
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Forward(Base):
+    """What of a job's metrics was sent elsewhere: all up to `step`.
+
+    `state` is pending, then done or given_up. `next_at` is when a pending one is sent on; while
+    that is being done, when it may be by another. `failures` counts those in a row.
+    """
+
+    __tablename__ = "forwards"
+    __table_args__ = (
+        PrimaryKeyConstraint("job_id", "target"),
+        Index("ix_forwards_due", "next_at", postgresql_where=text("state = 'pending'")),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    target: Mapped[str]
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    state: Mapped[str] = mapped_column(server_default="pending")
+    step: Mapped[int] = mapped_column(server_default="0")
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    failures: Mapped[int] = mapped_column(server_default="0")
+    url: Mapped[str | None]
+    next_at: Mapped[datetime] = mapped_column(server_default=func.now())

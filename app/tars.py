@@ -1,7 +1,9 @@
-"""Finds the files in a tar that is kept as a blob, by its headers alone."""
+"""Finds the files in a tar that is kept as a blob, by its headers alone; unpacks one on disk."""
 
+import shutil
 import tarfile
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from app import blobs
 from app.blobs import CorruptBlob, StoredBytes
@@ -47,6 +49,26 @@ async def entries(db: Database, stored: StoredBytes) -> list[Entry]:
             extended = {}
         position += size + -size % BLOCK
     return found
+
+
+def unpack(source: Path, folder: Path) -> None:
+    """Write the files of an archive below `folder`.
+
+    By hand, because Python before 3.11.4 has no extraction filter.
+
+    Raises:
+        ValueError: an entry is no plain file, or would land outside.
+    """
+    with tarfile.open(source) as tar:
+        for entry in tar:
+            name = PurePosixPath(entry.name)
+            data = tar.extractfile(entry) if entry.isreg() else None
+            if data is None or name.is_absolute() or ".." in name.parts or not name.parts:
+                raise ValueError(f"{source.name} holds {entry.name!r}, which is no plain file")
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                shutil.copyfileobj(data, file)
 
 
 async def _read(db: Database, stored: StoredBytes, start: int, size: int) -> bytes:

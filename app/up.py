@@ -28,6 +28,9 @@ READY_TIMEOUT_S = 60.0
 POLL_S = 0.1
 MODELS = "models"  # below the data folder, when no other is named
 PEPPER = "pepper"
+KEY = "key"
+URL = "url"  # where the API is, for the commands that ask it; there while it runs
+API_SECRETS = ("BASIN_KEY_PEPPER", "BASIN_SECRETS_KEY")
 QUICK_FAILURE_S = 30.0
 MOST_QUICK_FAILURES = 5
 
@@ -162,24 +165,26 @@ def _run(
         (data / MODELS).mkdir(exist_ok=True)
         upgrade(services.database_url)
         pepper = inherited.get("BASIN_KEY_PEPPER") or _pepper(data / PEPPER)
-        key_file = data / "key"
+        key_file = data / KEY
         is_new = not key_file.exists()
         key = asyncio.run(first_key(services.database_url, pepper, key_file))
         environment = inherited | options
         environment["BASIN_DATABASE_URL"] = services.database_url
         environment["BASIN_REDIS_URL"] = services.redis_url
-        environment.pop("BASIN_KEY_PEPPER", None)
+        # A worker learns neither what keys nor what secrets are kept with.
+        secret = {name: environment.pop(name) for name in API_SECRETS if name in environment}
         url = _url(host, port)
-        api = _api(data, environment | {"BASIN_KEY_PEPPER": pepper}, host=host, port=port)
+        api = _api(data, environment | secret | {"BASIN_KEY_PEPPER": pepper}, host=host, port=port)
         with _running((api, _worker(data, environment)), stop) as children:
             _wait_until_ready(url, children, services)
-            if as_json:
-                print(json.dumps({"url": url, "api_key": key}), flush=True)
-            else:
-                _greet(url, key if is_new else None, key_file=key_file)
-            while True:
-                _tend(children, services)
-                time.sleep(POLL_S)
+            with _found_at(data / URL, url):
+                if as_json:
+                    print(json.dumps({"url": url, "api_key": key}), flush=True)
+                else:
+                    _greet(url, key if is_new else None, key_file=key_file)
+                while True:
+                    _tend(children, services)
+                    time.sleep(POLL_S)
 
 
 # glibc raises its threshold for mmap with each large block that is freed, and then keeps the next
@@ -211,6 +216,16 @@ def _running(children: Sequence[Child], stop: StopRequest) -> Iterator[Sequence[
         stop.interrupts = False
         for child in reversed(children):
             child.stop(stop)
+
+
+@contextmanager
+def _found_at(file: Path, url: str) -> Iterator[None]:
+    """Keep the URL where other commands look for it, as long as it is good."""
+    file.write_text(url)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _wait_until_ready(url: str, children: Sequence[Child], services: Services) -> None:

@@ -38,6 +38,7 @@ from app.keys import service as keys
 from app.rates import Buckets
 from app.settings import ApiSettings
 from app.streams import Streams
+from app.vault import Vault
 
 log = structlog.get_logger()
 REQUEST_ID_HEADER = "x-request-id"
@@ -62,9 +63,15 @@ def _bell(request: Request) -> Bell:
     return found
 
 
+def _vault(request: Request) -> Vault:
+    found: Vault = request.app.state.vault
+    return found
+
+
 Db = Annotated[Database, Depends(_database)]
 Config = Annotated[ApiSettings, Depends(_settings)]
 Ring = Annotated[Bell, Depends(_bell)]
+Seal = Annotated[Vault, Depends(_vault)]
 
 
 async def _transaction(db: Db) -> AsyncIterator[AsyncSession]:

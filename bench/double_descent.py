@@ -46,8 +46,8 @@ The question: does LoRA's loss rise again after its first descent, and does MGPO
 problems, {seeds} seeds each, clean held-out loss throughout. `bump` is the largest rise of the
 smoothed loss over its lowest point before, max_t (L_t − min_{{s<t}} L_s); sharpness is how much
 the loss rises in a ball of 0.05 times the norm of what is trained, at worst and on average; passes
-are forward-backward passes; time is the median against plain LoRA of the same setting; memory is
-how far the process grew while it trained, in MiB over what its models' libraries take anyway.
+are forward-backward passes; time is the processor's, the median against plain LoRA of the same
+setting; memory is how far the process grew from the first step on, in MiB.
 
 The sums take {toy_steps} steps in batches of {toy_batch}, the text {text_steps} in batches of
 {text_batch}; AdamW with a cosine schedule, α = r, no dropout. Too high a learning rate shows in
@@ -126,7 +126,7 @@ def comparison(done: list[Result], varied: list[Result]) -> str:
     lines = [f"- {wins([*beside, *varied], method.title, against=chosen)}" for method in VARIANTS]
     head = [f"## Other settings of {chosen.partition(',')[0]}, on the same text", ""]
     told = f"`{chosen}` has ρ 0.05, a norm per module, and starts at the first step."
-    return "\n".join([*head, told, "", table([*beside, *varied]), *lines, ""])
+    return "\n".join([*head, told, "", table([*beside, *varied], cost=False), *lines, ""])
 
 
 def section(name: str, title: str, results: list[Result], docs: Path) -> str:

@@ -8,7 +8,6 @@ that a study that was interrupted goes on.
 import json
 import math
 import multiprocessing as mp
-import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -198,7 +197,6 @@ def train(trial: Trial, material: Material) -> Result:
     method = next(each for each in (*METHODS, *VARIANTS) if each.title == trial.method)
     set_seed(trial.seed)
     base = material.base().to(device())
-    before = _peak_bytes()
     attached = methods.attach(
         base,
         _peft(method, trial, alpha_per_rank=material.alpha_per_rank),
@@ -222,9 +220,10 @@ def train(trial: Trial, material: Material) -> Result:
         modules=attached.modules(),
     )
     steps, losses, seconds = [0], [held_out(model, material.valid)], 0.0
+    before = _start_peak()
     model.train()
     for step, batch in zip(range(1, material.steps + 1), material.train(trial.seed), strict=False):
-        began = time.perf_counter()
+        began = _spent()
         optimizer.zero_grad()
         with perturbation.perturbed() if perturbation else nullcontext():
             _loss(model, batch).backward()
@@ -233,7 +232,7 @@ def train(trial: Trial, material: Material) -> Result:
         torch.nn.utils.clip_grad_norm_(trained, MAX_GRAD_NORM)
         optimizer.step()
         schedule.step()
-        seconds += time.perf_counter() - began
+        seconds += _spent() - began
         if step % material.evaluate_every == 0 or step == material.steps:
             steps.append(step)
             losses.append(held_out(model, material.valid))
@@ -299,5 +298,25 @@ def _peft(method: Method, trial: Trial, *, alpha_per_rank: float) -> PeftSpec:
     )
 
 
+def _spent() -> float:
+    """Return seconds: on a CPU the process's own, so that what else the machine does is not in."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def _start_peak() -> int:
+    """Forget the largest size so far, and return the size now, in bytes."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+    return _peak_bytes()
+
+
 def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024

@@ -15,39 +15,42 @@ from matplotlib import pyplot as plt
 
 HEAD = (
     "method", "r", "learning rate", "held-out loss", "bump", "sharpness, worst", "sharpness, mean",
-    "passes", "time, ratio", "memory, MiB",
 )  # fmt: skip
+COST = ("passes", "time, ratio", "memory, MiB")
 PLAIN = "LoRA"
 
 Setting = tuple[int, float]
 K = TypeVar("K")
 
 
-def table(results: Sequence[Result]) -> str:
+def table(results: Sequence[Result], *, cost: bool = True) -> str:
     """Return a Markdown table, a row for each method and setting; times are against plain LoRA."""
-    lines = [_line(HEAD), _line(["---"] * len(HEAD))]
+    head = (*HEAD, *COST) if cost else HEAD
+    lines = [_line(head), _line(["---"] * len(head))]
     for (r, rate), group in sorted(by(results, lambda each: setting(each)).items()):
         methods = by(group, lambda each: each.trial.method)
         plain = statistics.median(each.seconds for each in methods.get(PLAIN, group))
         for method, runs in methods.items():
-            ratio = statistics.median(each.seconds for each in runs) / plain
-            lines.append(
-                _line(
-                    [
-                        method,
-                        str(r) if r else "",
-                        f"{rate:g}",
-                        spread([each.final for each in runs]),
-                        spread([each.bump for each in runs]),
-                        spread([each.sharpness_worst for each in runs]),
-                        spread([each.sharpness_mean for each in runs], digits=4),
-                        str(runs[0].forwards),
-                        f"{ratio:.2f}",
-                        f"{statistics.median(each.peak_bytes for each in runs) / 2**20:.0f}",
-                    ]
-                )
-            )
+            cells = [method, str(r) if r else "", f"{rate:g}", *_quality(runs)]
+            lines.append(_line([*cells, *_cost(runs, plain)] if cost else cells))
     return "\n".join(lines) + "\n"
+
+
+def _quality(runs: Sequence[Result]) -> list[str]:
+    return [
+        spread([each.final for each in runs]),
+        spread([each.bump for each in runs]),
+        spread([each.sharpness_worst for each in runs]),
+        spread([each.sharpness_mean for each in runs], digits=4),
+    ]
+
+
+def _cost(runs: Sequence[Result], plain_s: float) -> list[str]:
+    return [
+        str(runs[0].forwards),
+        f"{statistics.median(each.seconds for each in runs) / plain_s:.2f}",
+        f"{statistics.median(each.peak_bytes for each in runs) / 2**20:.0f}",
+    ]
 
 
 def wins(results: Sequence[Result], method: str, *, against: str = PLAIN) -> str:

@@ -11,11 +11,11 @@ import httpx
 import openai
 
 from app.files.parse import Row
+from app.tars import unpack
 from demo.board import Board, Track
 from demo.material import to_jsonl
 from demo.plot import Point
 from demo.service import DemoError, Served, ServiceFailed, last_lines
-from worker.archive import unpack
 
 POLL_S = 1.0
 LIVE = ("validating_files", "queued", "running")

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -25,19 +26,27 @@ from app.settings import ApiSettings, inherited_environment
 from app.tables import Job
 from app.up import LEAN_MALLOC
 from tests.factories import PEPPER, jsonl, make_bert_folder, make_model_folder, make_t5_folder
+from tests.receiver import RECEIVER_HOST
 from tests.waiting import answers, free_port, wait_until
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MAX_FILE_BYTES = 3 << 20
 
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs the shared models and data where they are missing; never in CI."""
-    if SHARED.is_dir() or os.environ.get("CI") == "true":
+    """Skip what needs something that is not there, with the reason; never in CI."""
+    if os.environ.get("CI") == "true":
         return
+    lacking = {"shared": f"{SHARED} is not there"} if not SHARED.is_dir() else {}
+    if CHROMIUM is None:
+        lacking["browser"] = "there is no Chromium: apt-get install chromium"
     for item in items:
-        if item.get_closest_marker("shared"):
-            item.add_marker(pytest.mark.skip(reason=f"{SHARED} is not there"))
+        for marker, reason in lacking.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +87,7 @@ def settings(
         max_file_bytes=MAX_FILE_BYTES,
         requests_per_minute=60_000,  # a test never waits
         devices="cpu",
+        webhook_allow=f"http://{RECEIVER_HOST}/32",
     )
 
 
@@ -97,6 +107,13 @@ def environment(settings: ApiSettings) -> dict[str, str]:
         "BASIN_WATCHERS_PER_CALLER": str(settings.watchers_per_caller),
         "BASIN_WATCHERS": str(settings.watchers),
         "BASIN_DEVICES": settings.devices,
+        "BASIN_WEBHOOK_ALLOW": settings.webhook_allow,
+        **(
+            {"BASIN_MLFLOW_TRACKING_URI": mlflow}
+            if (mlflow := settings.mlflow_tracking_uri)
+            else {}
+        ),
+        "WANDB_MODE": "offline",  # no test reaches it
     }
 
 

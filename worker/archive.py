@@ -1,10 +1,9 @@
-"""Packs a folder into a tar whose bytes depend on its contents alone, and unpacks one."""
+"""Packs a folder into a tar whose bytes depend on its contents alone."""
 
 import asyncio
-import shutil
 import tarfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 READ_BYTES = 1 << 20
 
@@ -37,23 +36,3 @@ def _entry(path: Path, name: str) -> Iterator[bytes]:
         while data := file.read(READ_BYTES):
             yield data
     yield bytes(-info.size % tarfile.BLOCKSIZE)
-
-
-def unpack(source: Path, folder: Path) -> None:
-    """Write the files of an archive below `folder`.
-
-    By hand, because Python before 3.11.4 has no extraction filter.
-
-    Raises:
-        ValueError: an entry is no plain file, or would land outside.
-    """
-    with tarfile.open(source) as tar:
-        for entry in tar:
-            name = PurePosixPath(entry.name)
-            data = tar.extractfile(entry) if entry.isreg() else None
-            if data is None or name.is_absolute() or ".." in name.parts:
-                raise ValueError(f"{source.name} holds {entry.name!r}, which is no plain file")
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file:
-                shutil.copyfileobj(data, file)

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import blobs
+from app import blobs, tars
 from app.db import Database, connected
 from app.errors import ModelNotFound
 from app.files import service as files
@@ -25,7 +25,7 @@ from app.jobs.spec import EvalDone, Failed, Finished, StepDone, TrainEvent
 from app.models import catalog
 from app.settings import Settings
 from app.tables import ResumeState
-from worker import archive, launcher, leftovers, memory
+from worker import launcher, leftovers, memory
 from worker.devices import DevicePool
 from worker.outcome import (
     DISK_FULL,
@@ -216,7 +216,7 @@ async def _unpack(run: Run, blob_id: str, target: Path) -> None:
     archived, temporary = target.with_suffix(".tar"), target.with_suffix(".tmp")
     target.parent.mkdir(parents=True, exist_ok=True)
     await blobs.fetch(run.db, blob_id, archived)
-    await asyncio.to_thread(archive.unpack, archived, temporary)
+    await asyncio.to_thread(tars.unpack, archived, temporary)
     temporary.rename(target)
     archived.unlink()
 

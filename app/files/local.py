@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.console import print_json
 from app.files.report import Survey, report
 from app.files.rows import RowChecker
 from app.models import catalog
@@ -17,44 +18,60 @@ PIECE_BYTES = 1 << 20
 STYLES = {"error": "red", "warn": "yellow", "info": "default"}
 
 
-def check(file: Path, out: Console, *, model: Path | None, validation: Path | None) -> bool:
+def check(
+    file: Path,
+    out: Console,
+    *,
+    model: Path | None,
+    validation: Path | None,
+    as_json: bool = False,
+) -> bool:
     """Print what is wrong with a file, or the report on it; return whether a job could take it."""
     base = catalog.of_folder(model) if model else None
     beside = None
-    if validation is not None:
-        beside = _survey(validation, out, base=base)
-        if beside is None:
+    for path in filter(None, (validation, file)):
+        survey, problems = _survey(path, base=base, validation=beside)
+        if problems:
+            _say_problems(problems, out, name=path.name, as_json=as_json)
             return False
-    survey = _survey(file, out, base=base, validation=beside)
-    if survey is None:
-        return False
+        beside = survey if path is validation else beside
     found = report(survey)
-    _show(found, out, name=file.name)
+    if as_json:
+        print_json(found)
+    else:
+        _show(found, out, name=file.name)
     return all(finding["severity"] != "error" for finding in found["findings"])
 
 
 def _survey(
-    file: Path, out: Console, *, base: BaseModel | None, validation: Survey | None = None
-) -> Survey | None:
+    file: Path, *, base: BaseModel | None, validation: Survey | None
+) -> tuple[Survey, list[str]]:
+    """Read a file; return what it is like, and why it is no training data, if it is none."""
     checker = RowChecker()
     for data in _pieces(file):
         checker.feed(data)
-    if problems := checker.finish():
-        out.print(f"{file.name} is not training data:", style="red", markup=False)
-        for problem in problems:
-            out.print(f"  {problem}", markup=False, highlight=False)
-        return None
+    problems = checker.finish()
     survey = Survey(base, rows=checker.rows, validation=validation)
-    for data in _pieces(file):
-        survey.feed(data)
-    survey.finish()
-    return survey
+    if not problems:
+        for data in _pieces(file):
+            survey.feed(data)
+        survey.finish()
+    return survey, problems
 
 
 def _pieces(file: Path) -> Iterator[bytes]:
     with file.open("rb") as opened:
         while data := opened.read(PIECE_BYTES):
             yield data
+
+
+def _say_problems(problems: list[str], out: Console, *, name: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"file": name, "problems": problems})
+        return
+    out.print(f"{name} is not training data:", style="red", markup=False)
+    for problem in problems:
+        out.print(f"  {problem}", markup=False, highlight=False)
 
 
 def _show(found: Json, out: Console, *, name: str) -> None:

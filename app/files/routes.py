@@ -32,6 +32,7 @@ from app.web import (
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 BYTES = "application/octet-stream"
+CONTENT = downloads(BYTES)
 UPLOAD_BODY = form_body(
     ["file", "purpose"],
     {
@@ -104,9 +105,10 @@ async def get_file(file_id: str, tx: Tx, caller: Caller) -> FileOut:
     return file_out(await service.get(tx, caller.organization_id, file_id))
 
 
-@router.get("/{file_id}/content", **downloads(BYTES))
+@router.head("/{file_id}/content", operation_id="describe_file_content", **CONTENT)
+@router.get("/{file_id}/content", operation_id="download_file", **CONTENT)
 async def get_content(request: Request, file_id: str, db: Db, caller: Caller) -> Response:
-    """Download the file's bytes; ranges work."""
+    """Download the file's bytes: ranges, ETag and HEAD work."""
     async with db.transaction() as tx:
         file = await service.get(tx, caller.organization_id, file_id)
         stored = await blobs.describe(tx, file.blob_id)

@@ -97,12 +97,6 @@ def _only_what_is_there(body: CreateJob) -> None:
             f"The method {body.method.type} is not offered yet: supervised fine-tuning is.",
             param="method.type",
         )
-    if body.integrations:
-        raise InvalidRequest(
-            "Nothing is sent to wandb from here. Leave integrations out, and read"
-            " /v1/fine_tuning/jobs/{id}/metrics.",
-            param="integrations",
-        )
 
 
 def _only_without_validation(body: CreateJob) -> None:

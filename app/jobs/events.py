@@ -8,6 +8,7 @@ from app.ids import new_id
 from app.tables import JobEvent, Json
 
 Level = Literal["info", "warn", "error"]
+EventType = Literal["message", "metrics"]
 
 
 def add(
@@ -16,7 +17,7 @@ def add(
     message: str,
     *,
     level: Level = "info",
-    type: Literal["message", "metrics"] = "message",  # noqa: A002  the wire's word
+    type: EventType = "message",  # noqa: A002  the wire's word
     data: Json | None = None,
 ) -> None:
     """Append an event in this transaction."""

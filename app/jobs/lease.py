@@ -24,6 +24,7 @@ from app.jobs.spec import (
 )
 from app.jobs.states import SOURCES, TERMINAL, JobStatus
 from app.tables import Attempt, Checkpoint, File, Job, LogChunk, Metric, ResumeState
+from app.webhooks import outbox
 
 LEASE_S = 60
 MAX_LOST_ATTEMPTS = 3  # in a row, without a resume state in between
@@ -189,9 +190,14 @@ async def resume_state(tx: AsyncSession, held: Claim) -> ResumeState | None:
     return (await tx.scalars(query.order_by(ResumeState.step.desc()).limit(1))).first()
 
 
-async def drop_resume_states(tx: AsyncSession, job_id: str) -> None:
-    """Forget the resume states of a job that is over."""
+async def conclude(tx: AsyncSession, organization_id: str, job_id: str, status: JobStatus) -> None:
+    """Do what follows from a job's end, in its transaction: every way to end comes by here.
+
+    Its resume states are of no use any more, and who wants to know is told.
+    """
+    assert status in TERMINAL
     await _drop_resume_states(tx, ResumeState.job_id == job_id)
+    await outbox.tell(tx, organization_id, job_id, status)
 
 
 async def succeed(
@@ -278,13 +284,13 @@ async def requeue_expired(tx: AsyncSession) -> list[str]:
         if job.stop_requested == "cancel":
             job.status, job.finished_at = JobStatus.CANCELLED, func.now()
             events.add(tx, job.id, "The job was cancelled")
-            await drop_resume_states(tx, job.id)
+            await conclude(tx, job.organization_id, job.id, job.status)
         elif job.stop_requested == "pause":
             job.status, job.stop_requested = JobStatus.PAUSED, None
             events.add(tx, job.id, "The job was paused")
         elif job.lost_attempts >= MAX_LOST_ATTEMPTS:
             _poison(tx, job)
-            await drop_resume_states(tx, job.id)
+            await conclude(tx, job.organization_id, job.id, job.status)
         else:
             job.status, job.queued_at = JobStatus.QUEUED, func.now()
             events.add(tx, job.id, "The worker fell silent; the job waits again", level="warn")
@@ -345,7 +351,7 @@ async def _end(
     assert status in TERMINAL and JobStatus.RUNNING in SOURCES[status]
     await _release(tx, held, status=status, finished_at=func.now(), worker=Job.worker, **values)
     await _end_attempt(tx, held, status, reason)
-    await drop_resume_states(tx, held.job_id)
+    await conclude(tx, held.organization_id, held.job_id, status)
 
 
 async def _let_go(

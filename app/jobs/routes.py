@@ -10,6 +10,7 @@ from fastapi.responses import PlainTextResponse
 from app import audit, tars
 from app.errors import NotFound
 from app.jobs import service
+from app.jobs.events import EventType
 from app.jobs.schemas import (
     AdapterFilesOut,
     AttemptsOut,
@@ -146,10 +147,18 @@ async def resume_job(job_id: str, tx: Tx, caller: Writer, bell: Ring) -> JobOut:
 
 @router.get("/{job_id}/events", response_model=ListOut[EventOut])
 async def list_events(
-    job_id: str, tx: Tx, caller: Caller, after: After = None, limit: Limit = 20
+    job_id: str,
+    tx: Tx,
+    caller: Caller,
+    *,
+    kind: Annotated[EventType | None, Query(alias="type", description="All by default.")] = None,
+    after: After = None,
+    limit: Limit = 20,
 ) -> ListOut[EventOut]:
     """List what happened to a job, newest first."""
-    page = await service.list_events(tx, caller.organization_id, job_id, after=after, limit=limit)
+    page = await service.list_events(
+        tx, caller.organization_id, job_id, kind=kind, after=after, limit=limit
+    )
     return list_out([event_out(event) for event in page.data], has_more=page.has_more)
 
 
@@ -194,7 +203,7 @@ async def get_metrics(
 
 @router.get(
     "/{job_id}/stream",
-    status_code=200,  # FastAPI looks for it in the class, whose own is not an argument
+    status_code=200,  # the documentation cannot read it off the response's class
     response_class=EventStream,
     responses={200: {"content": {EventStream.media_type: {"schema": MESSAGE}}}},
     dependencies=[WATCHER],

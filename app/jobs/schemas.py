@@ -16,6 +16,7 @@ MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 Metadata = dict[MetadataKey, MetadataValue]
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # JSON has lists alone
+Named = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class Hyperparameters(Asked):
@@ -64,14 +65,18 @@ class Method(Asked):
 
 
 class WandbIn(Asked):
-    project: str
-    entity: str | None = None
-    name: str | None = None
-    tags: list[str] | None = None
+    """The run at Weights & Biases; it is called by the job's id when it has no name."""
+
+    project: Named
+    entity: Named | None = None
+    name: Named | None = None
+    tags: Annotated[list[Annotated[Named, Field(max_length=64)]], Field(max_length=32)] | None = (
+        None
+    )
 
 
 class IntegrationIn(Asked):
-    """Where OpenAI would send the metrics; nothing is sent from here."""
+    """Where the metrics are sent too, with the key that your organization stored."""
 
     type: Literal["wandb"]
     wandb: WandbIn
@@ -238,7 +243,7 @@ class CreateJob(Asked):
     suffix: str | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[\w.-]+$")
     seed: int | None = Field(default=None, ge=0, lt=2**31)
     metadata: Metadata | None = Field(default=None, max_length=16)
-    integrations: list[IntegrationIn] | None = Field(default=None, max_length=5)
+    integrations: list[IntegrationIn] | None = Field(default=None, max_length=1)
     peft: PeftIn = PeftIn()
     perturbation: PerturbationIn = PerturbationIn()
     training: TrainingIn = TrainingIn()
@@ -411,7 +416,7 @@ def job_out(job: Job, queue: QueueOut | None = None) -> JobOut:
         method=job.method,
         seed=spec.seed,
         metadata=job.user_metadata,
-        integrations=[],
+        integrations=job.integrations or [],
         suffix=job.suffix,
         priority=job.priority,
         attempt=job.attempt,

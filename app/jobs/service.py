@@ -14,9 +14,12 @@ from app.db import after_commit
 from app.errors import InvalidJobState, InvalidRequest, NotFound, NotReady
 from app.files import service as files
 from app.ids import new_id
+from app.integrations import forwards
+from app.integrations import service as integrations
 from app.jobs import defaults, events, lease, queue, sources, submissions
 from app.jobs.compatible import check_asked, check_formats
 from app.jobs.defaults import Facts
+from app.jobs.events import EventType
 from app.jobs.schemas import CreateJob, QueueOut, Series, number_out
 from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
 from app.jobs.states import TERMINAL, JobStatus
@@ -25,13 +28,13 @@ from app.models import catalog
 from app.organizations import quotas
 from app.paging import Page, cut
 from app.permissions.service import readable_by
-from app.settings import Settings
+from app.settings import ApiSettings
 from app.tables import Attempt, Checkpoint, File, Job, JobEvent, LogChunk, Metric
 from app.workers import service as workers
 
 
 async def submit(
-    tx: AsyncSession, request: Request, body: CreateJob, *, settings: Settings, bell: Bell
+    tx: AsyncSession, request: Request, body: CreateJob, *, settings: ApiSettings, bell: Bell
 ) -> Job:
     """Queue a job, or return the one that this very request has queued before.
 
@@ -48,7 +51,7 @@ async def submit(
 
 
 async def create(
-    tx: AsyncSession, organization_id: str, body: CreateJob, *, settings: Settings, bell: Bell
+    tx: AsyncSession, organization_id: str, body: CreateJob, *, settings: ApiSettings, bell: Bell
 ) -> Job:
     """Queue a job: every "auto" is resolved now, the workers hear of it after the commit.
 
@@ -77,10 +80,12 @@ async def create(
         source=await _source(tx, organization_id, body),
     )
     await quotas.check_submit(tx, organization_id)
+    targets = await integrations.targets(tx, organization_id, body, settings.mlflow_tracking_uri)
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
     job = _row(organization_id, body, defaults.resolve(body, facts, seed=seed))
     tx.add(job)
     await tx.flush()
+    forwards.begin(tx, job, targets)
     events.add(tx, job_id, "Created fine-tuning job")
     await tx.flush()
     _tell_lint(tx, job_id, train, of="training file")
@@ -166,7 +171,7 @@ async def cancel(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
     waits = Job.status.in_((JobStatus.QUEUED, JobStatus.PAUSED))
     if await _move(tx, job_id, waits, status=JobStatus.CANCELLED, finished_at=func.now()):
         events.add(tx, job_id, f"The job was cancelled {told}")
-        await lease.drop_resume_states(tx, job_id)
+        await lease.conclude(tx, organization_id, job_id, JobStatus.CANCELLED)
     else:
         await _move(tx, job_id, Job.status == JobStatus.RUNNING, stop_requested="cancel")
     await tx.flush()
@@ -232,11 +237,19 @@ def _refuse_ended(job: Job, *, verb: str, but: JobStatus | None = None) -> None:
 
 
 async def list_events(
-    tx: AsyncSession, organization_id: str, job_id: str, *, after: str | None, limit: int
+    tx: AsyncSession,
+    organization_id: str,
+    job_id: str,
+    *,
+    kind: EventType | None,
+    after: str | None,
+    limit: int,
 ) -> Page[JobEvent]:
-    """Return a page of a job's events, newest first."""
+    """Return a page of a job's events, newest first; with `kind`, of that type alone."""
     await get(tx, organization_id, job_id)
     query = select(JobEvent).where(JobEvent.job_id == job_id)
+    if kind:
+        query = query.where(JobEvent.type == kind)
     if after:
         seq = select(JobEvent.seq).where(JobEvent.id == after, JobEvent.job_id == job_id)
         query = query.where(JobEvent.seq < seq.scalar_subquery())
@@ -418,6 +431,7 @@ def _row(organization_id: str, body: CreateJob, spec: TrainSpec) -> Job:
         method={"type": "supervised", "supervised": {"hyperparameters": shown}},
         hyperparameters=shown,
         user_metadata=body.metadata,
+        integrations=[each.model_dump(mode="json") for each in body.integrations or ()] or None,
         spec=spec.model_dump(mode="json"),
         total_steps=spec.total_steps,
     )

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.audit import Actor
-from app.console import DEFAULT_DATA, Data, out, refusals, settings_of
+from app.console import DEFAULT_DATA, AsJson, Data, out, print_json, refusals, settings_of
 from app.db import connected
 from app.keys import service
 from app.keys.service import Scope
@@ -19,6 +19,7 @@ app = typer.Typer(help="Make, list, rotate and revoke API keys.", no_args_is_hel
 ExpiresDays = Annotated[
     int | None, typer.Option(help="Days until it ends by itself; for good when left out.", min=1)
 ]
+COLUMNS = ("key", "organization", "name", "scope", "created", "expires", "state")
 Grace = Annotated[int, typer.Option(help="How long the old secret is good still.", min=0)]
 
 
@@ -31,40 +32,57 @@ def create_key(
         Scope, typer.Option(help="read looks, write submits too, admin manages keys too.")
     ] = Scope.WRITE,
     expires_days: ExpiresDays = None,
+    as_json: AsJson = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Make a key and print it; it is shown this once."""
     settings = settings_of(data, ApiSettings)
-    print(
-        asyncio.run(_create(settings, org=org, name=name, scope=scope, expires_days=expires_days))
-    )
+    key = asyncio.run(_create(settings, org=org, name=name, scope=scope, expires_days=expires_days))
+    _say_key(key, as_json=as_json)
 
 
 @app.command("list")
-def list_keys(data: Data = DEFAULT_DATA) -> None:
+def list_keys(*, as_json: AsJson = False, data: Data = DEFAULT_DATA) -> None:
     """List keys, without their secrets."""
-    table = Table("key", "organization", "name", "scope", "created", "expires", "state")
-    for row in asyncio.run(_rows(settings_of(data, Settings))):
-        table.add_row(*row)
+    rows = asyncio.run(_rows(settings_of(data, Settings)))
+    if as_json:
+        print_json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
+        return
+    table = Table(*COLUMNS)
+    for row in rows:
+        table.add_row(*map(escape, row))
     out.print(table)
 
 
 @app.command("rotate")
-def rotate_key(key_id: str, *, grace_minutes: Grace = 0, data: Data = DEFAULT_DATA) -> None:
+def rotate_key(
+    key_id: str, *, grace_minutes: Grace = 0, as_json: AsJson = False, data: Data = DEFAULT_DATA
+) -> None:
     """Give a key a new secret and print it; the old one ends at once, or after a grace.
 
     KEY_ID is what `basin keys list` shows; it stays.
     """
     with refusals():
-        print(asyncio.run(_rotate(settings_of(data, ApiSettings), key_id, grace_minutes)))
+        key = asyncio.run(_rotate(settings_of(data, ApiSettings), key_id, grace_minutes))
+    _say_key(key, as_json=as_json)
 
 
 @app.command("revoke")
-def revoke_key(key_id: str, data: Data = DEFAULT_DATA) -> None:
+def revoke_key(key_id: str, *, as_json: AsJson = False, data: Data = DEFAULT_DATA) -> None:
     """Make a key useless at once; KEY_ID is what `basin keys list` shows."""
     with refusals():
         asyncio.run(_revoke(settings_of(data, Settings), key_id))
-    out.print(f"{key_id} revoked")
+    if as_json:
+        print_json({"id": key_id, "revoked": True})
+    else:
+        out.print(f"{key_id} revoked")
+
+
+def _say_key(key: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"key": key})
+    else:
+        print(key)
 
 
 async def _create(
@@ -87,7 +105,7 @@ async def _rows(settings: Settings) -> list[tuple[str, ...]]:
             (
                 key.id,
                 organization,
-                escape(key.name),
+                key.name,
                 key.scope,
                 f"{key.created_at:%Y-%m-%d %H:%M}",
                 f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "never",

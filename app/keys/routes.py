@@ -9,11 +9,14 @@ from app.keys.schemas import (
     RevokedOut,
     RotateKey,
     SecretKeyOut,
+    SelfOut,
     key_out,
     secret_key_out,
+    self_out,
 )
+from app.organizations import service as organizations
 from app.paging import ListOut, list_out
-from app.web import Admin, Config, Tx
+from app.web import Admin, Caller, Config, Tx
 
 router = APIRouter(prefix="/v1/organization/keys", tags=["organization"])
 
@@ -23,6 +26,13 @@ async def list_keys(tx: Tx, caller: Admin) -> ListOut[KeyOut]:
     """List the keys of your organization, those that ended too, oldest first."""
     found = await service.list_keys(tx, caller.organization_id)
     return list_out([key_out(key, state) for key, _, state in found], has_more=False)
+
+
+@router.get("/self", response_model=SelfOut)
+async def get_own_key(tx: Tx, caller: Caller) -> SelfOut:
+    """Describe the key that asks: its organization, and what it may do."""
+    key = await service.get(tx, caller.key_id, organization_id=caller.organization_id)
+    return self_out(key, await organizations.get(tx, caller.organization_id))
 
 
 @router.post("", response_model=SecretKeyOut)

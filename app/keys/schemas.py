@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.keys.service import Made, Scope
 from app.paging import Listed
 from app.schemas import Asked
-from app.tables import ApiKey
+from app.tables import ApiKey, Organization
 
 
 class CreateKey(Asked):
@@ -44,6 +44,17 @@ class KeyOut(Listed):
     previous_until: int | None
 
 
+class OwnerOut(BaseModel):
+    id: str
+    name: str
+
+
+class SelfOut(KeyOut):
+    """The key that asks, and whose it is."""
+
+    organization: OwnerOut
+
+
 class SecretKeyOut(KeyOut):
     """A key with its secret, which is shown this once."""
 
@@ -66,6 +77,13 @@ def key_out(key: ApiKey, state: str) -> KeyOut:
 def secret_key_out(made: Made) -> SecretKeyOut:
     """Show a key that was made or rotated just now, and its secret."""
     return SecretKeyOut.model_validate(_shown(made.key, "live") | {"key": made.secret})
+
+
+def self_out(key: ApiKey, owner: Organization) -> SelfOut:
+    """Show a key that was good a moment ago to who holds it."""
+    return SelfOut.model_validate(
+        _shown(key, "live") | {"organization": {"id": owner.id, "name": owner.name}}
+    )
 
 
 def _shown(key: ApiKey, state: str) -> dict[str, object]:

@@ -1,12 +1,13 @@
 """`basin orgs`: which tenants there are, and what each may use."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from app.console import DEFAULT_DATA, Data, out, refusals, settings_of
+from app.console import DEFAULT_DATA, AsJson, Data, out, print_json, refusals, settings_of
 from app.db import connected
 from app.organizations import quotas, service
 from app.organizations.quotas import GIB, HOUR_S, Used
@@ -19,19 +20,24 @@ LIFTED = "none"
 
 
 @app.command("list")
-def list_organizations(data: Data = DEFAULT_DATA) -> None:
+def list_organizations(*, as_json: AsJson = False, data: Data = DEFAULT_DATA) -> None:
     """List every organization, with what it uses of what it may; - is no limit."""
+    found = asyncio.run(_all(settings_of(data, Settings)))
+    if as_json:
+        print_json([_plain(organization, used) for organization, used in found])
+        return
     table = Table("organization", "id", "running", "queued", "GPU-hours this month", "stored GiB")
-    for organization, used in asyncio.run(_all(settings_of(data, Settings))):
+    for organization, used in found:
         table.add_row(organization.name, organization.id, *_shares(organization, used))
     out.print(table)
 
 
 @app.command("show")
-def show_organization(name: str, data: Data = DEFAULT_DATA) -> None:
+def show_organization(name: str, *, as_json: AsJson = False, data: Data = DEFAULT_DATA) -> None:
     """Show what one organization uses of what it may."""
     with refusals():
-        _show(*asyncio.run(_one(settings_of(data, Settings), name)))
+        found = asyncio.run(_one(settings_of(data, Settings), name))
+    _show(*found, as_json=as_json)
 
 
 @app.command("set")
@@ -46,6 +52,7 @@ def set_limits(
     max_stored_gib: Annotated[
         str | None, typer.Option(help="Files, adapters and checkpoints; checked at uploads.")
     ] = None,
+    as_json: AsJson = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Set what an organization may use; "none" lifts a limit, and what is left out stays."""
@@ -59,7 +66,8 @@ def set_limits(
         column: _units(given, unit) for column, (given, unit) in asked.items() if given is not None
     }
     with refusals():
-        _show(*asyncio.run(_set(settings_of(data, Settings), name, limits)))
+        changed = asyncio.run(_set(settings_of(data, Settings), name, limits))
+    _show(*changed, as_json=as_json)
 
 
 def _units(given: str, unit: int) -> int | None:
@@ -75,11 +83,30 @@ def _units(given: str, unit: int) -> int | None:
     return int(amount)
 
 
-def _show(organization: Organization, used: Used) -> None:
+def _show(organization: Organization, used: Used, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_plain(organization, used))
+        return
     names = ("running", "queued", "GPU-hours this month", "stored GiB")
     out.print(f"{organization.name} ({organization.id})", markup=False, highlight=False)
     for name, share in zip(names, _shares(organization, used), strict=True):
         out.print(f"  {name}: {share}", markup=False, highlight=False)
+
+
+def _plain(organization: Organization, used: Used) -> dict[str, object]:
+    """Return what is used and what may be, in the units of the database; null is no limit."""
+    may = {
+        "running": organization.max_running,
+        "queued": organization.max_queued,
+        "gpu_seconds": organization.gpu_seconds_per_month,
+        "stored_bytes": organization.max_stored_bytes,
+    }
+    return {
+        "id": organization.id,
+        "name": organization.name,
+        "used": asdict(used),
+        "limits": may,
+    }
 
 
 def _shares(organization: Organization, used: Used) -> tuple[str, ...]:

@@ -9,9 +9,10 @@ from starlette.routing import BaseRoute
 from app.main import create_app
 from app.settings import ApiSettings
 
-# What anybody may ask, without a key: whether the service lives, and how it is spoken to.
-OPEN = {"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
-OPEN_FOLDERS = {"/static-offline-docs"}
+# What anybody may ask, without a key: whether the service lives, how it is spoken to, and the page
+# that asks for one.
+OPEN = {"/", "/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+OPEN_FOLDERS = {"/static-offline-docs", "/ui"}
 
 LOOKS = {"GET", "HEAD"}
 # What is no GET for the length of what it is given, and leaves nothing behind.

@@ -86,7 +86,7 @@ def test_without_a_server_the_commands_say_how_to_get_one(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["up"], ["worker"], ["sweep"], ["fsck"], ["keys"], ["keys", "create"]]
+    "command", [[], ["up"], ["worker"], ["sweep"], ["fsck"], ["keys"], ["keys", "create"], ["demo"]]
 )
 def test_help_says_what_a_command_does(command: list[str]):
     answer = basin(*command, "--help")

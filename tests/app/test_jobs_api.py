@@ -178,6 +178,18 @@ def test_a_queued_job_is_cancelled_at_once_and_twice_is_no_error(
     assert http.get(f"{JOBS}/{job}/events").json()["data"][0]["message"].endswith("it started")
 
 
+def test_events_are_told_of_one_type_alone_when_it_is_asked(http: httpx.Client, training_file: str):
+    job = submit(http, training_file).json()["id"]
+
+    told = {
+        kind: http.get(f"{JOBS}/{job}/events", params={"type": kind}) for kind in ("message", "x")
+    }
+    steps = http.get(f"{JOBS}/{job}/events", params={"type": "metrics"}).json()["data"]
+
+    assert {event["type"] for event in told["message"].json()["data"]} == {"message"}
+    assert steps == [] and told["x"].status_code == 400
+
+
 def test_waiting_jobs_know_their_place(http: httpx.Client, training_file: str):
     first, second = (submit(http, training_file).json() for _ in range(2))
 

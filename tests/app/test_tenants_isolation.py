@@ -21,15 +21,18 @@ from tests.app.route_table import Route, closed_routes
 from tests.app.test_jobs_api import submit
 from tests.conftest import Api
 from tests.factories import jsonl
+from tests.receiver import RECEIVER_HOST
 
 ENVELOPE = {"message", "type", "param", "code"}
 JOBS = "/fine_tuning/jobs"
+EVENT_TYPES = ["fine_tuning.job.succeeded"]
 CANARY = "canary"  # stands in all that the other organization wrote
 
 # What a route with a required body is sent, by its method and path.
 PERMISSIONS = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"
 BODIES: dict[str, Any] = {
     "POST /v1/uploads/{upload_id}/complete": {"part_ids": []},
+    "POST /v1/webhook_endpoints/{webhook_endpoint_id}": {"name": "ours"},
     f"POST {PERMISSIONS}": {"project_ids": ["org-nobody"]},
 }
 # What a route that takes bytes is sent.
@@ -234,6 +237,8 @@ def make_theirs(api: Api) -> Theirs:
         about = {"filename": f"{CANARY}.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune"}
         upload_id = owner.post("/uploads", json=about | {"bytes": 6}).json()["id"]
         part = owner.post(f"/uploads/{upload_id}/parts", files={"data": CANARY.encode()}).json()
+        hook = {"url": f"http://{RECEIVER_HOST}/{CANARY}", "event_types": EVENT_TYPES}
+        webhook = owner.post("/webhook_endpoints", json=hook | {"name": CANARY}).json()
     ids = {
         "job_id": job["id"],
         "file_id": file_id,
@@ -245,6 +250,7 @@ def make_theirs(api: Api) -> Theirs:
         "upload_id": upload_id,
         "part_id": part["id"],
         "key_id": key[3:15],
+        "webhook_endpoint_id": webhook["id"],
     }
     return Theirs(job["organization_id"], ids)
 

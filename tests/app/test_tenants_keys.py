@@ -55,6 +55,19 @@ def test_a_read_key_is_refused_by_every_route_that_changes_something(api: Api):
 
 
 @pytest.mark.parametrize("scope", list(Scope))
+def test_a_key_is_told_whose_it_is_and_what_it_may_do(api: Api, scope: Scope):
+    key = api.key("introduced", scope)
+
+    with api.http(key) as http:
+        told = http.get("/organization/keys/self").json()
+
+    assert (told["id"], told["scope"], told["state"]) == (key[3:15], scope, "live")
+    assert told["organization"]["name"] == "introduced"
+    assert told["organization"]["id"].startswith("org-")
+    assert key[15:] not in str(told)
+
+
+@pytest.mark.parametrize("scope", list(Scope))
 def test_every_scope_may_look(api: Api, scope: Scope):
     with api.http(api.key("looks", scope)) as http:
         looks = [http.get(path).status_code for path in ("/models", "/files", "/fine_tuning/jobs")]

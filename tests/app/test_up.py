@@ -111,6 +111,17 @@ def test_up_again_finds_the_same_key(data):
     }
 
 
+def test_other_commands_find_it_by_its_folder_as_long_as_it_runs(data):
+    process = basin_up(data, "--json")
+
+    url = first_line(process)["url"]
+    kept = (data / "url").read_text()
+    end(process)
+
+    assert kept == url
+    assert not (data / "url").exists()
+
+
 def test_killed_up_leaves_nothing(data):
     process = basin_up(data, "--json")
     first_line(process)

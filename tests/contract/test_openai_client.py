@@ -16,7 +16,7 @@ from tests.e2e.jobs import create, wait
 from tests.factories import jsonl
 
 pytestmark = pytest.mark.usefixtures("worker")
-API_MEMORY_BYTES = 120_000_000
+API_MEMORY_BYTES = 135_000_000
 
 
 @pytest.fixture(scope="module")

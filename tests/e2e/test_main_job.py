@@ -13,10 +13,10 @@ from openai.types.fine_tuning import FineTuningJob
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from app.tars import unpack
 from tests.conftest import SHARED, wait_until
 from tests.e2e.jobs import OVER, create, steps_done, wait
 from tests.factories import jsonl
-from worker.archive import unpack
 
 pytestmark = pytest.mark.usefixtures("worker")
 GSM8K = SHARED / "data" / "gsm8k" / "train.chat.jsonl"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from app import tars
 from worker import archive
 
 
@@ -15,7 +16,7 @@ def test_a_folder_comes_back_as_it_was(tmp_path: Path):
     (tmp_path / "in" / "deep" / "b.bin").write_bytes(bytes(range(256)))
 
     (tmp_path / "packed.tar").write_bytes(b"".join(archive.pack(tmp_path / "in")))
-    archive.unpack(tmp_path / "packed.tar", tmp_path / "out")
+    tars.unpack(tmp_path / "packed.tar", tmp_path / "out")
 
     assert (tmp_path / "out" / "a.json").read_text() == "{}"
     assert (tmp_path / "out" / "deep" / "b.bin").read_bytes() == bytes(range(256))
@@ -66,4 +67,4 @@ def test_nothing_lands_outside(tmp_path: Path, name: str, kind: bytes):
         tar.addfile(entry, io.BytesIO(b""))
 
     with pytest.raises(ValueError, match="no plain file"):
-        archive.unpack(tmp_path / "evil.tar", tmp_path / "out")
+        tars.unpack(tmp_path / "evil.tar", tmp_path / "out")

@@ -1,0 +1,255 @@
+// The wire, as far as the dashboard reads it: /docs shows every field.
+
+export type Status = "queued" | "running" | "paused" | "succeeded" | "failed" | "cancelled";
+export type Scope = "read" | "write" | "admin";
+export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
+export type Fields = Record<string, Json>;
+
+export interface Page<Item> {
+  data: Item[];
+  has_more: boolean;
+}
+
+export interface Self {
+  id: string;
+  name: string;
+  scope: Scope;
+  expires_at: number | null;
+  organization: { id: string; name: string };
+}
+
+export interface Queue {
+  position: number;
+  ahead: number;
+  eta_s: number | null;
+  reason: string;
+}
+
+export interface Job {
+  id: string;
+  created_at: number;
+  finished_at: number | null;
+  estimated_finish: number | null;
+  model: string;
+  task: string;
+  fine_tuned_model: string | null;
+  status: Status;
+  training_file: string;
+  validation_file: string | null;
+  result_files: string[];
+  trained_tokens: number | null;
+  error: { code: string; message: string; param: string | null } | null;
+  hyperparameters: Fields;
+  seed: number;
+  metadata: Record<string, string> | null;
+  suffix: string | null;
+  priority: number;
+  attempt: number;
+  progress: { step: number; total_steps: number };
+  queue: Queue | null;
+  peft: Fields;
+  perturbation: Fields;
+  training: Fields;
+  evaluation: Fields;
+  resources: Fields;
+  budget: Fields;
+}
+
+export interface JobEvent {
+  id: string;
+  created_at: number;
+  level: "info" | "warn" | "error";
+  message: string;
+  type: string;
+  data: Fields;
+}
+
+export interface Checkpoint {
+  id: string;
+  created_at: number;
+  fine_tuned_model_checkpoint: string;
+  metrics: Record<string, number>;
+  step_number: number;
+}
+
+export interface Attempt {
+  number: number;
+  worker: string;
+  started_at: number;
+  ended_at: number | null;
+  first_step: number | null;
+  last_step: number | null;
+  outcome: string | null;
+  reason: string | null;
+}
+
+/** A value that is not finite comes by name: NaN, Infinity, -Infinity. */
+export type Value = number | string;
+
+export interface SeriesOut {
+  name: string;
+  agg: "raw" | "minmax";
+  points: Value[][];
+}
+
+export interface Finding {
+  kind: string;
+  severity: "info" | "warn" | "error";
+  first_step: number;
+  last_step: number;
+  metric: string;
+  evidence: string;
+  advice: string;
+}
+
+export interface Report {
+  healthy: boolean;
+  summary: string;
+  findings: Finding[];
+}
+
+export interface Model {
+  id: string;
+  created: number;
+  owned_by: string;
+  task: string;
+}
+
+export interface StoredFile {
+  id: string;
+  bytes: number;
+  created_at: number;
+  expires_at: number | null;
+  filename: string;
+  purpose: string;
+  sha256: string;
+  rows: number | null;
+}
+
+export interface FileFinding {
+  code: string;
+  severity: "info" | "warn" | "error";
+  count: number;
+  lines: number[];
+  message: string;
+}
+
+export interface FileReport {
+  rows: number;
+  format: string | null;
+  tokens: {
+    estimated: boolean;
+    min: number;
+    median: number;
+    p95: number;
+    max: number;
+    max_length: number | null;
+    truncated: number;
+    dropped: number;
+  } | null;
+  labels: { label: string; rows: number }[];
+  findings: FileFinding[];
+}
+
+export interface Worker {
+  id: string;
+  hostname: string;
+  devices: string[];
+  free: number;
+  started_at: number;
+  seen_at: number;
+  leases: { job_id: string | null; devices: number; lease_until: number | null }[];
+}
+
+export interface Key {
+  id: string;
+  name: string;
+  scope: Scope;
+  state: "live" | "expired" | "revoked";
+  created_at: number;
+  expires_at: number | null;
+  previous_until: number | null;
+}
+
+export interface Usage {
+  month: string;
+  jobs: Record<string, number>;
+  gpu_seconds: number;
+  trained_tokens: number;
+  stored_bytes: number;
+}
+
+export interface Limits {
+  max_running: number | null;
+  max_queued: number | null;
+  gpu_seconds_per_month: number | null;
+  max_stored_bytes: number | null;
+  used: { running: number; queued: number; gpu_seconds: number; stored_bytes: number };
+  resets_at: number;
+}
+
+export interface AuditLog {
+  id: string;
+  type: string;
+  effective_at: number;
+  actor: { type: string; api_key: { id: string } | null; ip_address: string | null };
+  target: string;
+}
+
+export interface Estimate {
+  spec: Record<string, Fields>;
+  steps: number;
+  tokens: { per_epoch: number; total: number };
+  memory: { low_bytes: number; expected_bytes: number; high_bytes: number };
+  time: { low_s: number; expected_s: number; high_s: number };
+  queue: {
+    wait_low_s: number | null;
+    wait_expected_s: number | null;
+    wait_high_s: number | null;
+    reason: string;
+  };
+  basis: { finished_jobs: number; words: string };
+  fits: { verdict: boolean; words: string };
+  warnings: Json[];
+}
+
+export interface Spread {
+  mean: number;
+  low: number;
+  high: number;
+  std: number;
+  n: number;
+}
+
+export interface ComparedMethod {
+  name: string;
+  seeds: number[];
+  valid_loss: Spread | null;
+  metrics: Record<string, Spread>;
+  against_first: {
+    difference: number;
+    low: number;
+    high: number;
+    p_value: number;
+    significant: boolean;
+  } | null;
+  cost: {
+    seconds: number;
+    gpu_seconds: number;
+    forward_backward_passes: number;
+    peak_memory_bytes: number;
+    seconds_per_point: number | null;
+  } | null;
+  curve: { step: number; mean: number; low: number; high: number }[];
+}
+
+export interface Comparison {
+  id: string;
+  name: string | null;
+  status: "running" | "succeeded" | "failed" | "cancelled";
+  created_at: number;
+  progress: { jobs: number; finished: number };
+  jobs: { id: string; method: string; seed: number; status: Status }[];
+  methods: ComparedMethod[];
+  verdict: string | null;
+}

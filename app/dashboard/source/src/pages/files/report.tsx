@@ -1,0 +1,45 @@
+import { count, whole } from "../../lib/format";
+import { useLoaded } from "../../lib/hooks";
+import { useApi } from "../../lib/session";
+import type { FileReport } from "../../lib/types";
+import { Failure, Notice } from "../../ui/notice";
+
+interface Props {
+  id: string;
+  model?: string;
+  validation?: string | null;
+}
+
+/** What a training file is like: its lengths, its labels, and what is doubtful in it. */
+export function FileReportView({ id, model, validation }: Props) {
+  const api = useApi();
+  const { data, error } = useLoaded(
+    (signal) => api.get<FileReport>(`/files/${id}/report`, { model: model || null, validation_file: validation || null }, signal),
+    [id, model, validation],
+  );
+  return (
+    <div class="report" aria-live="polite">
+      <Failure error={error} doing="The file cannot be judged" />
+      {!data && !error && <p class="muted">Looking at the rows…</p>}
+      {data && <Facts report={data} />}
+      {data?.findings.map((each) => (
+        <Notice key={each.code} kind={each.severity} title={`${each.code.replaceAll("_", " ")} (${whole(each.count)})`}>
+          <p>{each.message}{each.lines.length > 0 && ` Lines ${each.lines.join(", ")}${each.count > each.lines.length ? ", …" : ""}.`}</p>
+        </Notice>
+      ))}
+      {data && !data.findings.length && <Notice kind="good" title="Nothing doubtful was found" />}
+    </div>
+  );
+}
+
+function Facts({ report }: { report: FileReport }) {
+  const { tokens } = report;
+  const about = tokens?.estimated ? "about " : "";
+  return (
+    <p class="muted">
+      {count(report.rows, "row")} of the format {report.format ?? "unknown"}.
+      {tokens && ` Tokens of a row: ${about}${whole(tokens.median)} in the middle, ${whole(tokens.p95)} of 95 %, ${whole(tokens.max)} at most.`}
+      {!!report.labels.length && ` Labels: ${report.labels.map(({ label, rows }) => `${label} (${whole(rows)})`).join(", ")}.`}
+    </p>
+  );
+}

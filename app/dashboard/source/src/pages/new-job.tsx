@@ -1,0 +1,75 @@
+import { useMemo, useState } from "preact/hooks";
+
+import { ApiProblem } from "../lib/api";
+import { useAction, useLoaded, useSettled } from "../lib/hooks";
+import { go } from "../lib/router";
+import { useApi, useRefusal } from "../lib/session";
+import type { Job } from "../lib/types";
+import { Button } from "../ui/buttons";
+import { Failure, Notice } from "../ui/notice";
+import { Loading, Page } from "../ui/page";
+import { AsCall } from "./new-job/as-call";
+import { DataStep } from "./new-job/data";
+import { EstimatePanel, useEstimate } from "./new-job/estimate";
+import { type Draft, bodyOf, draftOf, emptyDraft } from "./new-job/draft";
+import { MethodStep } from "./new-job/method";
+import { ModelStep } from "./new-job/model";
+import { TrainingStep } from "./new-job/training";
+
+interface Props {
+  clone: string | null;
+  file: string | null;
+  model: string | null;
+}
+
+export function NewJob({ clone, file, model }: Props) {
+  const api = useApi();
+  const { data, error } = useLoaded(clone ? (signal) => api.get<Job>(`/fine_tuning/jobs/${clone}`, {}, signal) : null, [clone]);
+  const refusal = useRefusal("write");
+  const start = useMemo(() => (data ? draftOf(data) : { ...emptyDraft(), training_file: file ?? "", model: model ?? "" }), [data, file, model]);
+  return (
+    <Page title={clone ? "New job like another" : "New job"} above={<a href="#/jobs">Jobs</a>}>
+      {refusal ? <Notice kind="info" title="This key cannot submit"><p>{refusal}</p></Notice> : null}
+      <Failure error={error} doing="The job to clone cannot be read" />
+      {clone && !data && !error && <Loading />}
+      {!refusal && (!clone || data) && <Form start={start} />}
+    </Page>
+  );
+}
+
+function Form({ start }: { start: Draft }) {
+  const api = useApi();
+  const [draft, setDraft] = useState(start);
+  const { busy, error, run } = useAction();
+  const change = (to: Partial<Draft>) => setDraft((before) => ({ ...before, ...to }));
+  const ready = draft.training_file && draft.model ? null : "Choose a training file and a model first.";
+  const body = bodyOf(draft);
+  const estimate = useEstimate(useSettled(ready ? null : body, 500));
+  const wrong = problemOf(error) ?? problemOf(estimate?.error);
+  const step = { draft, change, wrong, resolved: estimate?.data?.spec };
+  const submit = () => run(async () => {
+    const job = await api.post<Job>("/fine_tuning/jobs", body);
+    go(`/jobs/${job.id}`);
+  });
+  return (
+    <div class="new-job">
+      <form onSubmit={(event) => event.preventDefault()} aria-label="New job">
+        <DataStep {...step} />
+        <ModelStep {...step} />
+        <MethodStep {...step} />
+        <TrainingStep {...step} />
+      </form>
+      <aside aria-label="Before it starts">
+        <EstimatePanel estimate={estimate} ready={!ready} />
+        <Failure error={error} doing="The job was not taken" />
+        <Button kind="main" refusal={ready} busy={busy} onClick={submit}>Start training</Button>
+        {ready && <p class="hint">{ready}</p>}
+        <AsCall body={body} />
+      </aside>
+    </div>
+  );
+}
+
+function problemOf(error: unknown): ApiProblem | null {
+  return error instanceof ApiProblem && error.param ? error : null;
+}

@@ -1,0 +1,65 @@
+import { bytes, duration, whole } from "../../lib/format";
+import { type Loaded, useLoaded } from "../../lib/hooks";
+import { useApi } from "../../lib/session";
+import type { Estimate, Fields } from "../../lib/types";
+import { Failure, Notice } from "../../ui/notice";
+
+/** Ask what a job would take, without submitting it; null where the server has no estimates. */
+export function useEstimate(body: Fields | null): Loaded<Estimate> | null {
+  const api = useApi();
+  const offered = useLoaded(offersEstimates, []).data;
+  const asked = offered ? body : null;
+  const estimate = useLoaded(asked ? () => api.post<Estimate>("/fine_tuning/jobs", asked, { dry_run: true }) : null, [asked]);
+  return offered ? estimate : null;
+}
+
+/** A server that does not know `dry_run` would submit the job. */
+async function offersEstimates(): Promise<boolean> {
+  const said = await (await fetch("/openapi.json")).text();
+  return said.includes('"dry_run"');
+}
+
+export function EstimatePanel({ estimate, ready }: { estimate: Loaded<Estimate> | null; ready: boolean }) {
+  if (!estimate) return null;
+  const { data, error } = estimate;
+  return (
+    <section class="card estimate" aria-live="polite">
+      <h2>Estimate</h2>
+      {!ready && <p class="muted">Choose a training file and a model: what the job would take stands here.</p>}
+      {ready && !data && !error && <p class="muted">Working it out…</p>}
+      <Failure error={error} doing="The job would not be taken" />
+      {data && <Numbers estimate={data} />}
+    </section>
+  );
+}
+
+function Numbers({ estimate }: { estimate: Estimate }) {
+  const { steps, tokens, memory, time, queue, basis, fits, warnings } = estimate;
+  return (
+    <>
+      <dl class="facts narrow">
+        <Fact name="Time" value={`about ${duration(time.expected_s)}`} more={`${duration(time.low_s)} to ${duration(time.high_s)}`} />
+        <Fact name="Memory" value={`about ${bytes(memory.expected_bytes)}`} more={`${bytes(memory.low_bytes)} to ${bytes(memory.high_bytes)}`} />
+        <Fact name="Steps" value={whole(steps)} more={`${whole(tokens.total)} tokens`} />
+        <Fact name="Wait" value={queue.wait_expected_s === null ? "unknown" : `about ${duration(queue.wait_expected_s)}`} more={queue.reason} />
+      </dl>
+      <Notice kind={fits.verdict ? "good" : "warn"} title={fits.verdict ? "It fits" : "It may not fit"}><p>{fits.words}</p></Notice>
+      {warnings.map((each) => <Notice key={words(each)} kind="warn" title={words(each)} />)}
+      <p class="hint">{basis.words}</p>
+    </>
+  );
+}
+
+function Fact({ name, value, more }: { name: string; value: string; more: string }) {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{value}<span class="sub">{more}</span></dd>
+    </div>
+  );
+}
+
+function words(warning: unknown): string {
+  if (typeof warning === "object" && warning !== null && "message" in warning) return `${warning.message}`;
+  return `${warning}`;
+}

@@ -1,0 +1,203 @@
+"""`basin submit`, `basin estimate` and `basin compare`: what is sent, and what comes back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from app.client.compare import contest
+from app.client.errors import Code
+from app.client.submit import job_body
+from tests.app.basin import Basin, basin_of, scripted
+from tests.conftest import Api
+from tests.factories import jsonl
+
+
+@pytest.fixture(scope="module")
+def basin(api: Api, organization: str) -> Basin:
+    return basin_of(api, api.key(organization))
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> str:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(jsonl(20))
+    return str(path)
+
+
+def made(make: Any, **given: Any) -> dict[str, Any]:
+    """Make a body of some options, the others left out."""
+    body: dict[str, Any] = make(**(dict.fromkeys(make.__signature__.parameters) | given))
+    return body
+
+
+def test_a_job_is_submitted_with_its_files_uploaded(basin: Basin, rows: str):
+    job = basin.json(
+        "submit",
+        *("-m", "tiny-llama", "-f", rows, "--validation", rows, "--method", "dora", "--r", "4"),
+        *("--perturbation", "mgpo", "--rho", "0.1", "--epochs", "2", "--batch-size", "5"),
+        *("--set", "training.eval_steps=3", "--metadata", "team=search", "--suffix", "s"),
+    )
+
+    assert (job["peft"]["method"], job["peft"]["r"]) == ("dora", 4)
+    assert job["perturbation"]["rho"] == 0.1 and job["training"]["eval_steps"] == 3
+    assert job["hyperparameters"] | {"n_epochs": 2, "batch_size": 5} == job["hyperparameters"]
+    assert job["metadata"] == {"team": "search"} and job["training_file"].startswith("file-")
+    assert job["validation_file"].startswith("file-")
+
+
+def test_following_a_new_job_ends_with_its_outcome(basin: Basin, rows: str):
+    over = {"id": "ftjob-1", "status": "cancelled", "attempt": 0, "queue": None}
+    over |= {"progress": {"step": 0, "total_steps": 3}, "estimated_finish": None}
+    jobs = "/v1/fine_tuning/jobs"
+    empty = {"object": "list", "data": [], "has_more": False}
+    answers = {jobs: [over], f"{jobs}/ftjob-1": [over]}
+    answers |= {f"{jobs}/ftjob-1/{part}": [empty] for part in ("events", "metrics")}
+
+    with scripted(answers) as (other, script):
+        answer = other("submit", "-m", "m", "-f", "file-1", "--follow", code=Code.CANCELLED)
+
+    assert "ftjob-1 was cancelled" in answer.stdout
+    assert script.asked[0][2]["Idempotency-Key"]
+
+
+def test_a_field_that_the_server_does_not_know_is_named(basin: Basin, rows: str):
+    arguments = ("submit", "-m", "tiny-llama", "-f", rows, "--set", "peft.rnak=4")
+
+    words = basin(*arguments, code=Code.REFUSED)
+    document = basin.json(*arguments, code=Code.REFUSED)
+
+    assert "peft.rnak" in words.stderr
+    assert document["error"]["param"] == "peft.rnak"
+
+
+def test_a_file_that_is_nowhere_is_a_wrong_command_line(basin: Basin):
+    answer = basin("submit", "-m", "tiny-llama", "-f", "nowhere.jsonl", code=2)
+
+    assert "nowhere.jsonl" in answer.stderr
+
+
+def test_a_body_from_a_file_is_the_ground_that_options_lie_on(tmp_path: Path):
+    path = tmp_path / "body.json"
+    asked = {"model": "a", "training_file": "file-1", "peft": {"r": 2, "alpha": 3}, "seed": 1}
+    path.write_text(json.dumps(asked))
+
+    body = made(job_body, from_=path, peft_r=4, model="b", set_=["seed=9", "suffix=none of it"])
+
+    assert body == {
+        "model": "b",
+        "training_file": "file-1",
+        "peft": {"r": 4, "alpha": 3},
+        "seed": 9,
+        "suffix": "none of it",
+    }
+
+
+def test_a_body_comes_from_stdin_too(basin: Basin, rows: str):
+    text = json.dumps({"model": "tiny-llama", "training_file": rows})
+
+    assert basin.json("submit", "--from", "-", stdin=text)["model"] == "tiny-llama"
+
+
+def test_hyperparameters_go_into_the_method_where_there_is_one(tmp_path: Path):
+    path = tmp_path / "body.json"
+    path.write_text('{"model": "a", "training_file": "f", "method": {"type": "supervised"}}')
+
+    body = made(job_body, from_=path, hyperparameters_n_epochs=4)
+
+    assert body["method"] == {
+        "type": "supervised",
+        "supervised": {"hyperparameters": {"n_epochs": 4}},
+    }
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"model": "m"}, {"set_": ["no equals sign"]}, {"set_": ["model=m", "model.x=1"]}],
+)
+def test_what_makes_no_body_is_a_wrong_command_line(given: dict[str, Any]):
+    with pytest.raises(typer.BadParameter):
+        made(job_body, **given)
+
+
+def test_an_estimate_is_asked_for_with_the_same_options_and_read_aloud():
+    found = {
+        "object": "fine_tuning.estimate",
+        "steps": 30,
+        "tokens": {"per_epoch": 1000, "total": 3000},
+        "memory": {"low_bytes": 1 << 20, "expected_bytes": 2 << 20, "high_bytes": 3 << 30},
+        "time": {"low_s": 60.0, "expected_s": 90.0, "high_s": 3700.0},
+        "queue": {
+            "wait_low_s": None,
+            "wait_expected_s": None,
+            "wait_high_s": None,
+            "reason": "no worker is there",
+        },
+        "basis": {"finished_jobs": 0, "words": "no finished job yet"},
+        "fits": {"verdict": False, "words": "It fits on no worker.", "workers": []},
+        "warnings": ["Rows are cut."],
+    }
+    with scripted({"/v1/fine_tuning/jobs": [found]}) as (basin, script):
+        words = basin("estimate", "-m", "m", "-f", "file-1", "--r", "4", code=Code.FAILED).stdout
+        document = basin.json("estimate", "-m", "m", "-f", "file-1", code=Code.FAILED)
+
+    assert "2.0 MiB (1.0 MiB to 3.0 GiB)" in words and "1:30 (1:00 to 1:01:40)" in words
+    assert "It fits on no worker." in words and "Rows are cut." in words
+    assert document == found
+    assert script.asked[0][1] == "/v1/fine_tuning/jobs?dry_run=true"
+    assert script.asked[0][3] == {"model": "m", "training_file": "file-1", "peft": {"r": 4}}
+
+
+def test_methods_of_a_comparison_are_read():
+    asked = {"model": "m", "training_file": "file-1", "methods": ["lora", "dora+mgpo"]}
+
+    body = made(contest, **asked, seeds="7,8", budget_equal="passes")
+
+    assert body["methods"] == [
+        {"name": "lora", "peft": {"method": "lora"}, "perturbation": {"type": "none"}},
+        {"name": "dora+mgpo", "peft": {"method": "dora"}, "perturbation": {"type": "mgpo"}},
+    ]
+    assert body["seeds"] == [7, 8] and body["budget"] == {"equal": "passes"}
+    assert made(contest, **asked)["seeds"] == 3
+    with pytest.raises(typer.BadParameter, match="lara"):
+        made(contest, **asked | {"methods": ["lara"]})
+
+
+def test_a_comparison_is_followed_and_its_verdict_printed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("app.client.compare.POLL_S", 0.01)
+    running = {
+        "id": "cmp-1",
+        "status": "running",
+        "progress": {"jobs": 2, "finished": 0},
+        "jobs": [{"id": "ftjob-1", "method": "lora", "seed": 1, "status": "running"}],
+        "methods": [],
+        "verdict": None,
+    }
+    spread = {"mean": 1.5, "low": 1.25, "high": 1.75, "std": 0.1, "n": 3}
+    lora = {
+        "name": "lora",
+        "seeds": [1, 2, 3],
+        "valid_loss": spread,
+        "metrics": {"valid_accuracy": spread},
+        "against_first": None,
+        "cost": {"seconds": 61},
+    }
+    against = {"difference": -0.25, "low": -0.5, "high": -0.125, "p_value": 0.01}
+    mgpo = lora | {"name": "lora+mgpo", "against_first": against}
+    ended = running | {"status": "succeeded", "methods": [lora, mgpo], "verdict": "MGPO is better."}
+    answers: dict[str, Any] = {
+        "/v1/comparisons": [running],
+        "/v1/comparisons/cmp-1": [running, ended],
+    }
+    arguments = ("compare", "-m", "m", "-f", "file-1", "--method", "lora", "--method", "lora+mgpo")
+
+    with scripted(answers) as (basin, script):
+        words = basin(*arguments).stdout
+        document = basin.json(*arguments)
+
+    assert "1.5 [1.25, 1.75]" in words and "-0.25 [-0.5, -0.125]" in words and "1:01" in words
+    assert "MGPO is better." in words and "valid_accuracy" in words
+    assert document["verdict"] == "MGPO is better."
+    assert script.asked[0][3]["seeds"] == 3

@@ -1,0 +1,101 @@
+"""Everybody can use it: with a screen reader, by keyboard, in the dark, on a phone."""
+
+from typing import Any
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from openai.types.fine_tuning import FineTuningJob
+from playwright.async_api import Page, expect
+
+from tests.browser.conftest import LAPTOP, PHONE, Opened, Tenant
+
+pytestmark = pytest.mark.browser
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light", "viewport": LAPTOP},
+    "dark": {"color_scheme": "dark", "viewport": LAPTOP},
+    "phone": {"color_scheme": "light", "viewport": PHONE},
+}
+GRAVE = ("serious", "critical")
+
+
+@pytest.mark.parametrize("look", LOOKS)
+async def test_axe_finds_no_grave_fault_and_nothing_scrolls_sideways(
+    opened: Opened, tenant: Tenant, trained: dict[str, FineTuningJob], look: str
+):
+    page = await opened(**LOOKS[look])
+    faults = {"sign in": await grave_faults(page)}
+    page = await opened(tenant.admin, **LOOKS[look])
+    done, broken = trained["mgpo"].id, trained["broken"].id
+    routes = {
+        "jobs": "Jobs", f"jobs/{done}": "mgpo", f"jobs/{broken}": "broken", "new": "New job",
+        f"new?clone={done}": "New job like another", "files": "Files", "models": "Models",
+        f"compare?jobs={done},{trained['plain'].id}": "Compare", "workers": "Workers",
+        "organization": "Keys & usage", "nowhere": "No such page",
+    }  # fmt: skip
+
+    for route, heading in routes.items():
+        await page.evaluate(f"location.hash = '#/{route}'")
+        await expect(page.get_by_role("heading", name=heading, level=1, exact=True)).to_be_visible()
+        await expect(page.get_by_text("Loading…")).to_have_count(0)
+        if done in route and "new" not in route:
+            await expect(page.locator(".plot canvas").first).to_be_visible()
+        faults[route] = [*await grave_faults(page), *await sideways(page)]
+
+    assert {route: found for route, found in faults.items() if found} == {}
+
+
+async def test_a_reader_comes_in_and_reads_a_curve_by_keyboard_alone(
+    opened: Opened, tenant: Tenant, trained: dict[str, FineTuningJob]
+):
+    page = await opened(route=f"#/jobs/{trained['mgpo'].id}")
+    await expect(page.get_by_label("API key")).to_be_focused()
+    await page.keyboard.type(tenant.reader)
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", name="mgpo", level=1)).to_be_focused()
+    plot = page.get_by_role("group", name="Chart of Loss").first
+    await expect(plot).to_be_visible()
+
+    await tab_to(page, "Chart of Loss")
+    await page.keyboard.press("ArrowLeft")
+    await page.keyboard.press("ArrowLeft")
+
+    await expect(page.locator(".legend-step").first).to_have_text("step 11")
+
+
+async def test_the_colours_that_are_chosen_stay_chosen(opened: Opened, tenant: Tenant):
+    page = await opened(tenant.admin, color_scheme="light")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = await page.evaluate(ground)
+
+    await page.get_by_label("Colours").select_option("dark")
+    dark = await page.evaluate(ground)
+    await page.reload()
+
+    assert dark != light
+    assert await page.evaluate(ground) == dark
+
+
+async def grave_faults(page: Page) -> list[str]:
+    """What axe finds that is serious or worse, and where."""
+    found = await Axe().run(page)
+    return [
+        f"{fault['id']}: {fault['nodes'][0]['html'][:200]}"
+        for fault in found.response["violations"]
+        if fault["impact"] in GRAVE
+    ]
+
+
+async def sideways(page: Page) -> list[str]:
+    """Whether the page is wider than the window."""
+    width, seen = await page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    return [f"{width} px wide in {seen}"] if width > seen else []
+
+
+async def tab_to(page: Page, name: str) -> None:
+    """Press Tab until something of that name has the focus."""
+    for _ in range(60):
+        await page.keyboard.press("Tab")
+        label = await page.evaluate("document.activeElement.getAttribute('aria-label') ?? ''")
+        if label.startswith(name):
+            return
+    raise AssertionError(f"60 tabs do not lead to {name}")

@@ -1,0 +1,225 @@
+"""What a user does: upload, submit, watch, cancel, compare, take away."""
+
+import csv
+import hashlib
+import re
+import struct
+from pathlib import Path
+
+import httpx
+import pytest
+from openai.types.fine_tuning import FineTuningJob
+from playwright.async_api import Page, expect
+
+from tests.browser.conftest import PATIENCE_MS, Opened, Tenant
+from tests.factories import jsonl
+
+pytestmark = pytest.mark.browser
+Trained = dict[str, FineTuningJob]
+
+
+async def test_a_file_is_uploaded_trained_on_watched_and_the_job_cancelled(
+    opened: Opened, tenant: Tenant, http: httpx.Client, working: Path
+):
+    page = await opened(tenant.admin, route="#/new")
+    rows = {"name": "rows.jsonl", "mimeType": "application/jsonl", "buffer": jsonl(30)}
+
+    await page.get_by_label("Upload a training file").set_input_files(rows)
+    await expect(page.get_by_text("30 rows of the format chat")).to_be_visible()
+    await page.get_by_label("Base model").select_option("tiny-llama")
+    await page.get_by_label("Name", exact=True).fill("watched")
+    await page.get_by_label("Epochs").fill("500")
+    await page.get_by_role("button", name="Start training").click()
+    await expect(page.get_by_role("heading", name="watched")).to_be_visible()
+    first = await first_step(page)
+
+    later = await step_after(page, first)
+    await page.get_by_role("button", name="Cancel", exact=True).click()
+    await page.get_by_role("button", name="Cancel the job").click()
+
+    await expect(page.locator(".status.cancelled")).to_be_visible(timeout=60_000)
+    job = http.get("/fine_tuning/jobs", params={"limit": 1}).json()["data"][0]
+    assert (job["suffix"], job["status"]) == ("watched", "cancelled")
+    assert job["progress"]["step"] >= later > first
+
+
+async def test_a_file_that_is_no_training_data_is_refused_with_the_line(
+    opened: Opened, tenant: Tenant
+):
+    page = await opened(tenant.admin, route="#/files")
+    bad = {"name": "bad.jsonl", "mimeType": "application/jsonl", "buffer": jsonl(11) + b"{oops\n"}
+
+    await page.get_by_label("Upload a training file").set_input_files(bad)
+
+    await expect(page.get_by_role("alert")).to_contain_text("line 12")
+
+
+async def test_two_jobs_are_compared_by_their_curves_and_their_numbers(
+    opened: Opened, tenant: Tenant, trained: Trained, http: httpx.Client
+):
+    page = await opened(tenant.admin)
+    for name in ("plain", "mgpo"):
+        await page.get_by_label(f"Compare {name} {trained[name].id}").check()
+
+    await page.get_by_role("link", name="Compare 2").click()
+
+    table = page.get_by_role("region", name="Table of differences")
+    best = [min(value for _, value in points(http, trained[name])) for name in ("mgpo", "plain")]
+    await expect(table.get_by_role("row", name="Best, against the first")).to_contain_text(
+        re.compile(re.escape(f"{abs(best[1] - best[0]):.3g}"[:5]) + "|the first")
+    )
+    await expect(table.get_by_role("row", name="perturbation.type")).to_contain_text("mgpo")
+    await expect(page.locator(".legend li")).to_have_count(3)
+    assert await inked(page) > 100
+
+
+async def test_the_adapter_that_is_saved_is_the_one_that_was_trained(
+    opened: Opened, tenant: Tenant, trained: Trained, http: httpx.Client
+):
+    page = await opened(tenant.admin, route=f"#/jobs/{trained['mgpo'].id}")
+
+    async with page.expect_download() as saving:
+        await page.get_by_role("button", name="Download adapter").click()
+    archive = Path(await (await saving.value).path()).read_bytes()
+
+    head = http.head(f"/fine_tuning/jobs/{trained['mgpo'].id}/adapter")
+    assert head.headers["etag"] == f'"{hashlib.sha256(archive).hexdigest()}"'
+
+
+async def test_a_chart_is_saved_as_the_numbers_that_the_api_tells(
+    opened: Opened, tenant: Tenant, trained: Trained, http: httpx.Client
+):
+    page = await opened(tenant.admin, route=f"#/jobs/{trained['mgpo'].id}")
+
+    async with page.expect_download() as saving:
+        await page.get_by_role("button", name="Save Loss as CSV").click()
+    rows = list(csv.DictReader(Path(await (await saving.value).path()).read_text().splitlines()))
+
+    valid = {int(row["step"]): row["clean validation loss"] for row in rows}
+    assert [[step, float(loss)] for step, loss in valid.items() if loss] == points(
+        http, trained["mgpo"]
+    )
+
+
+async def test_a_chart_is_saved_as_a_picture(opened: Opened, tenant: Tenant, trained: Trained):
+    page = await opened(tenant.admin, route=f"#/jobs/{trained['mgpo'].id}")
+
+    async with page.expect_download() as saving:
+        await page.get_by_role("button", name="Save Loss as PNG").click()
+    picture = Path(await (await saving.value).path()).read_bytes()
+
+    assert picture.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", picture[16:24])
+    assert width > 600 and height > 300
+
+
+async def test_a_failed_job_says_why_and_what_to_do(
+    opened: Opened, tenant: Tenant, trained: Trained
+):
+    page = await opened(tenant.admin, route=f"#/jobs/{trained['broken'].id}")
+
+    diagnosis = page.get_by_role("alert")
+    await expect(diagnosis).to_contain_text("base_model_unreadable")
+    await expect(diagnosis).to_contain_text("config.json")
+
+
+async def test_a_clone_is_submitted_as_the_job_was(
+    opened: Opened, tenant: Tenant, trained: Trained, http: httpx.Client
+):
+    page = await opened(tenant.admin, route=f"#/jobs/{trained['mgpo'].id}")
+
+    await page.get_by_role("link", name="Clone").click()
+    await expect(page.get_by_label("Base model")).to_have_value("tiny-llama")
+    await page.get_by_label("Name", exact=True).fill("again")
+    await page.get_by_role("button", name="Start training").click()
+
+    await expect(page.get_by_role("heading", name="again")).to_be_visible()
+    asked = ("peft", "perturbation", "training", "seed", "training_file", "validation_file")
+    again, first = (
+        http.get(f"/fine_tuning/jobs/{job_id}").json()
+        for job_id in (page.url.rpartition("/")[2], trained["mgpo"].id)
+    )
+    assert {name: again[name] for name in asked} == {name: first[name] for name in asked}
+
+
+async def test_a_job_is_found_by_its_words_and_its_status(
+    opened: Opened, tenant: Tenant, trained: Trained
+):
+    page = await opened(tenant.admin)
+    rows = page.locator("tbody tr")
+
+    await page.get_by_label("Search jobs").fill("plain tiny")
+    await page.get_by_label("Status").select_option("succeeded")
+    await expect(rows).to_have_count(1)
+    await page.get_by_label("Status").select_option("failed")
+
+    await expect(page.get_by_text("No job is like that")).to_be_visible()
+
+
+async def test_the_loss_is_shown_on_a_log_axis_and_smoothed_when_asked(
+    opened: Opened, tenant: Tenant, trained: Trained
+):
+    page = await opened(tenant.admin, route=f"#/jobs/{trained['mgpo'].id}")
+    value = page.locator(".panel").first.locator("output").nth(1)
+    smoothed = await value.text_content()
+
+    await page.get_by_label("Smoothing").fill("0")
+    await page.get_by_label("Log axis").check()
+
+    await expect(value).not_to_have_text(smoothed or "")
+    await page.reload()
+    await expect(page.get_by_label("Log axis")).to_be_checked()
+
+
+async def test_a_chart_is_zoomed_by_dragging_and_shown_whole_again(
+    opened: Opened, tenant: Tenant, trained: Trained
+):
+    page = await opened(tenant.admin, route=f"#/jobs/{trained['mgpo'].id}")
+    box = await page.locator(".u-over").first.bounding_box()
+    assert box is not None
+    middle = box["y"] + box["height"] / 2
+
+    await page.mouse.move(box["x"] + box["width"] * 0.3, middle)
+    await page.mouse.down()
+    await page.mouse.move(box["x"] + box["width"] * 0.6, middle, steps=4)
+    await page.mouse.up()
+    show_all = page.get_by_role("button", name="Show all").first
+    await expect(show_all).to_be_visible()
+    await show_all.click()
+
+    await expect(page.get_by_role("button", name="Show all")).to_have_count(0)
+
+
+async def first_step(page: Page) -> int:
+    """The step that the page shows first once the run trains."""
+    return await step_after(page, 0, timeout_ms=90_000)
+
+
+async def step_after(page: Page, step: int, *, timeout_ms: int = PATIENCE_MS) -> int:
+    """Wait until the curve goes past a step; return where it is then."""
+    chart = "document.querySelector('.plot')?.getAttribute('aria-label') ?? ''"
+    read = (
+        f"Number(/train loss: [^ ]+ at step ([\\d,]+)/.exec({chart})?.[1]?.replace(',', '') ?? 0)"
+    )
+    await page.wait_for_function(f"() => {read} > {step}", timeout=timeout_ms)
+    return int(await page.evaluate(read))
+
+
+async def inked(page: Page) -> int:
+    """How many pixels of the first chart are drawn on."""
+    return int(
+        await page.evaluate(
+            """() => {
+                const canvas = document.querySelector('canvas');
+                const { data } = canvas.getContext('2d')
+                    .getImageData(0, 0, canvas.width, canvas.height);
+                return data.filter((value, index) => index % 4 === 3 && value > 0).length;
+            }"""
+        )
+    )
+
+
+def points(http: httpx.Client, job: FineTuningJob) -> list[list[float]]:
+    answer = http.get(f"/fine_tuning/jobs/{job.id}/metrics", params={"name": "valid_loss"})
+    found: list[list[float]] = answer.json()["data"][0]["points"]
+    return found
