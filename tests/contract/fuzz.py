@@ -22,6 +22,7 @@ from app.settings import ApiSettings, inherited_environment
 from tests.app.test_tenants_isolation import CANARY, make_theirs
 from tests.conftest import Api, running_api
 from tests.factories import PEPPER, make_model_folder
+from tests.receiver import RECEIVER_HOST
 
 HERE = Path(__file__).parent
 MODEL = "tiny-llama"
@@ -59,6 +60,7 @@ def served(scratch: Path) -> Iterator[Api]:
             models_dir=scratch / "models",
             data_dir=scratch / "worker",
             requests_per_minute=0,
+            webhook_allow=f"http://{RECEIVER_HOST}/32",
         )
         with running_api(settings, scratch / "api.log") as api:
             yield api
