@@ -10,8 +10,7 @@ from pydantic import BaseModel
 Json = dict[str, Any]
 
 OPEN = (408, 413, 431, 500, 503)
-WITH_A_KEY = (400, 401, 403, 429)
-WITH_A_NAME = (404,)  # of a thing that may not be there: in the path, the query or the body
+WITH_A_KEY = (400, 401, 403, 404, 429)
 UNCHECKED = "422"  # FastAPI's own; here such a request is a 400
 
 WHEN = {
@@ -77,11 +76,8 @@ def _describe(operation: Json) -> None:
 
 def _statuses(operation: Json) -> Iterator[int]:
     yield from OPEN
-    if not operation.get("security"):
-        return
-    yield from WITH_A_KEY
-    if operation.get("parameters") or "requestBody" in operation:
-        yield from WITH_A_NAME
+    if operation.get("security"):
+        yield from WITH_A_KEY
 
 
 def _reference(model: type[BaseModel]) -> Mapping[str, str]:
