@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow conformance dashboard check format clean
+.PHONY: help install demo test test-slow conformance fuzz audit dashboard check format clean
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
@@ -32,6 +32,12 @@ test-slow: $(STAMP) ## Run the tests that take long: the rest of the kill matrix
 
 conformance: $(STAMP) ## Run the openai package's own tests against the service (fetches its source once)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.contract.conformance
+
+fuzz: $(STAMP) ## Hold the service to its own OpenAPI document, for four minutes [FUZZ=long: an hour]
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.contract.fuzz $(if $(filter long,$(FUZZ)),--seconds 3600 --seed $$(date +%s))
+
+audit: $(STAMP) ## Ask PyPI whether the packages that are pinned have known vulnerabilities
+	@$(BIN)/python -m tests.audit
 
 dashboard: ## Build the dashboard from its sources, with node; the build is committed
 	@command -v npm >/dev/null || { echo "Building the dashboard needs node 20 or newer, with npm." >&2; exit 1; }

@@ -14,7 +14,7 @@ from rich.console import Console
 from app import up
 from app.embedded import ServiceError, find_services
 from app.errors import ApiError
-from app.settings import Settings, inherited_environment
+from app.settings import Settings, inherited_environment, mistakes
 
 out = Console()
 
@@ -41,9 +41,7 @@ def settings_of(data: Path, kind: type[Needed]) -> Needed:
     except ServiceError as error:
         print(error, file=sys.stderr)
     except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(map(str, problem["loc"])).upper()
-            print(f"BASIN_{name}: {problem['msg']}", file=sys.stderr)
+        print(*mistakes(error), sep="\n", file=sys.stderr)
     raise typer.Exit(1)
 
 

@@ -14,7 +14,10 @@ class Database:
     """One PostgreSQL, reached through a pool that belongs to one event loop."""
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
-        self._engine = create_async_engine(url, pool_size=pool_size, pool_pre_ping=True)
+        # Its errors go into logs: without what callers sent.
+        self._engine = create_async_engine(
+            url, pool_size=pool_size, pool_pre_ping=True, hide_parameters=True
+        )
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
 
     async def close(self) -> None:

@@ -78,6 +78,19 @@ class MethodNotAllowed(ApiError):
     code = "method_not_allowed"
 
 
+class ClientTooSlow(ApiError):
+    """What the client was to send did not come; the connection is closed."""
+
+    status = 408
+    code = "request_timeout"
+    headers = MappingProxyType({"Connection": "close"})
+
+
+class HeadTooLarge(ApiError):
+    status = 431
+    code = "headers_too_large"
+
+
 class BodyTooLarge(ApiError):
     status = 413
     code = "request_too_large"
@@ -112,6 +125,15 @@ class RateLimited(ApiError):
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message)
         self.headers = {"Retry-After": str(retry_after_s)}
+
+
+class TooManyStreams(ApiError):
+    """As many uploads, downloads and event streams are under way as may be."""
+
+    status = 429
+    code = "too_many_streams"
+    type = "requests"
+    headers = MappingProxyType({"Retry-After": "5"})
 
 
 class Unavailable(ApiError):

@@ -37,7 +37,7 @@ async def healthz() -> Health:
     return Health(status="ok")
 
 
-@router.get("/readyz", response_model=Readiness)
+@router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(response: Response, db: Db, settings: Config) -> Readiness:
     """Say whether a job could run now: 503 until database, broker and a worker are there."""
     workers, broker = await asyncio.gather(_live_workers(db), _ping(settings.redis_url))

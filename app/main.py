@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
-from app import health, logs, metrics, tracing, web
+from app import health, limits, logs, metrics, openapi, tracing, web
 from app.background import senders
 from app.broker import Bell, make_celery
 from app.comparisons import routes as comparisons
@@ -29,6 +29,7 @@ from app.permissions import routes as permissions
 from app.rates import Buckets
 from app.settings import ApiSettings
 from app.stability import routes as stability
+from app.streams import Streams
 from app.uploads import routes as uploads
 from app.vault import Vault
 from app.webhooks import routes as webhooks
@@ -76,11 +77,19 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.vault = Vault(settings.sealing_keys)
     app.state.bell = Bell(make_celery(settings.redis_url))
     app.state.buckets = Buckets(settings.redis_url, per_minute=settings.requests_per_minute)
+    app.state.streams = Streams(
+        "uploads and downloads", per_key=settings.streams_per_caller, in_all=settings.streams
+    )
+    app.state.watchers = Streams(
+        "event streams", per_key=settings.watchers_per_caller, in_all=settings.watchers
+    )
+    limits.install(app, timeout_s=settings.client_timeout_s)
     web.install(app)
     tenants = (organizations, keys, webhooks, integrations)
     tuning = (jobs, stability, comparisons, permissions, graders)
     for part in (files, uploads, *tuning, models, workers, *tenants, health, metrics):
         app.include_router(part.router)
+    openapi.install(app)
     dashboard.install(app)
     return app
 

@@ -10,9 +10,9 @@ Factor = Annotated[Annotated[FiniteFloat, Field(gt=0)] | None, AUTO]
 
 
 class Asked(BaseModel):
-    """What a caller sends: unknown keys are refused by name."""
+    """What a caller sends: unknown keys are refused by name, and true is no number, nor is "8"."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ExpiresAfter(Asked):

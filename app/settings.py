@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast, get_args
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.addresses import Inside
@@ -19,7 +19,9 @@ MIN_SECRET = 16
 class Settings(BaseSettings):
     """What an operator sets, as BASIN_… in the environment; all that a worker needs."""
 
-    model_config = SettingsConfigDict(env_prefix="BASIN_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="BASIN_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     database_url: str = Field(description="postgresql+psycopg://user:password@host/name")
     redis_url: str = Field(description="redis://host:6379/0, or unix:///path/to/socket")
@@ -107,6 +109,18 @@ class ApiSettings(Settings):
     metrics_token: SecretStr | None = Field(
         default=None, min_length=16, description="what Prometheus sends to read /metrics"
     )
+    client_timeout_s: float = Field(
+        default=30, gt=0, description="how long a client may keep silent in what it has begun"
+    )
+    max_connections: int = Field(default=900, gt=0, description="of one API process")
+    streams_per_caller: int = Field(
+        default=16, gt=0, description="uploads and downloads of one key at once, in one API process"
+    )
+    streams: int = Field(default=64, gt=0, description="and of all keys")
+    watchers_per_caller: int = Field(
+        default=512, gt=0, description="event streams of one key at once, in one API process"
+    )
+    watchers: int = Field(default=800, gt=0, description="and of all keys")
     max_upload_bytes: int = Field(
         default=8 * 1024 * MIB, gt=0, description="largest file that comes in parts"
     )
@@ -135,6 +149,14 @@ class ApiSettings(Settings):
     def _names_networks(cls, value: str) -> str:
         Inside.parse(value)
         return value
+
+
+def mistakes(error: ValidationError) -> list[str]:
+    """Return what is wrong with the settings, a line each, without what was given."""
+    return [
+        f"BASIN_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
+        for problem in error.errors(include_input=False)
+    ]
 
 
 def inherited_environment() -> dict[str, str]:

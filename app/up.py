@@ -193,9 +193,7 @@ LEAN_MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
 
 
 def _api(data: Path, environment: dict[str, str], *, host: str, port: int) -> Child:
-    argv = [sys.executable, "-m", "uvicorn", "app.main:app_from_env", "--factory"]
-    # An open event stream would hold a graceful shutdown for ever.
-    argv += ["--host", host, "--port", str(port), "--timeout-graceful-shutdown", "5"]
+    argv = [sys.executable, "-m", "app.serve", "--host", host, "--port", str(port)]
     return Child("API", argv, data / "logs" / "api.log", environment | LEAN_MALLOC, grace_s=10)
 
 

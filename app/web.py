@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import blobs
@@ -25,6 +25,7 @@ from app.db import Database
 from app.errors import (
     ApiError,
     BodyTooLarge,
+    ClientTooSlow,
     InvalidApiKey,
     InvalidRequest,
     MethodNotAllowed,
@@ -38,13 +39,13 @@ from app.keys import service as keys
 from app.observe import Observed
 from app.rates import Buckets
 from app.settings import ApiSettings
+from app.streams import Streams
 from app.vault import Vault
 
 log = structlog.get_logger()
 REQUEST_ID_HEADER = "x-request-id"
-MAX_BODY_BYTES = 4 << 20  # of a request that is no upload
-STREAMED = re.compile("/v1/files|/v1/uploads/[^/]+/parts")  # these count for themselves
 SEND_TIMEOUT_S = 30.0  # for a piece of a stream to leave
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 FORM_SLACK_BYTES = 64 << 10  # boundaries and the other fields of an upload
 bearer = HTTPBearer(auto_error=False, description="A key made by `basin keys create`.")
 
@@ -155,6 +156,27 @@ def _repeat(
     return Repeat(idempotency_key, again=counted)
 
 
+async def _hold_stream(
+    request: Request, caller: Annotated[keys.Caller, Depends(_caller)]
+) -> AsyncIterator[None]:
+    """Hold a place among the uploads and downloads, until the last byte or the client has left."""
+    streams: Streams = request.app.state.streams
+    with streams.slot(caller.key_id):
+        yield
+
+
+async def _hold_watcher(
+    request: Request, caller: Annotated[keys.Caller, Depends(_caller)]
+) -> AsyncIterator[None]:
+    """Hold a place among the event streams: they cost less, and last longer."""
+    watchers: Streams = request.app.state.watchers
+    with watchers.slot(caller.key_id):
+        yield
+
+
+# For routes whose request or answer takes long: `dependencies=[STREAM]`.
+STREAM = Depends(_hold_stream)
+WATCHER = Depends(_hold_watcher)
 # scope="function": the commit is done before the response leaves.
 Tx = Annotated[AsyncSession, Depends(_transaction, scope="function")]
 # Who asks, and what their key must allow: to look, to change something, to administer.
@@ -164,6 +186,21 @@ Admin = Annotated[keys.Caller, Depends(_admin)]
 Limit = Annotated[int, Query(ge=0, le=100, description="How many at most.")]
 After = Annotated[str | None, Query(description="The last id of the page before.")]
 MayRepeat = Annotated[Repeat, Depends(_repeat)]
+
+
+def downloads(media_type: str) -> dict[str, Any]:
+    """Return what a route that answers with a blob is declared with."""
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    return {
+        "response_class": Response,
+        "dependencies": [STREAM],
+        "responses": {
+            200: {"description": "The bytes, with their sha256 as ETag.", "content": content},
+            206: {"description": "One range of the bytes.", "content": content},
+            304: {"description": "The bytes are those of the ETag in If-None-Match."},
+            416: {"description": "The range is outside of the bytes."},
+        },
+    }
 
 
 def blob_response(
@@ -290,7 +327,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
     async def _http(request: Request, error: StarletteHTTPException) -> Response:
         response = error_response(_from_http(request, error))
-        response.headers.update(error.headers or {})  # which methods are allowed
+        response.headers.update(error.headers or {})
+        if error.status_code == MethodNotAllowed.status:
+            response.headers["Allow"] = ", ".join(_allowed(request))
         return response
 
     @app.exception_handler(DataError)
@@ -313,46 +352,8 @@ def install(app: FastAPI) -> None:
         headers = {REQUEST_ID_HEADER: request.state.request_id}
         return JSONResponse({"error": body}, status_code=500, headers=headers)
 
-    app.add_middleware(BodyLimit)
     app.add_middleware(Observed)
     app.add_middleware(RequestId)
-
-
-class BodyLimit:
-    """Refuses bodies that would be held in memory whole and are longer than any of ours."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or STREAMED.fullmatch(scope["path"]):
-            await self._app(scope, receive, send)
-            return
-        if declared_bytes(Request(scope)) > MAX_BODY_BYTES:
-            await self._refuse(scope, receive, send)
-            return
-        await self._app(scope, self._counted(receive), send)
-
-    def _counted(self, receive: Receive) -> Receive:
-        size = 0
-
-        async def counted() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > MAX_BODY_BYTES:
-                # FastAPI passes on its own kind of error, and hides any other that reading raises.
-                raise StarletteHTTPException(BodyTooLarge.status)
-            return message
-
-        return counted
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await error_response(_too_large())(scope, receive, send)
-
-
-def _too_large() -> BodyTooLarge:
-    return BodyTooLarge(f"The body is longer than {MAX_BODY_BYTES} bytes.")
 
 
 class RequestId:
@@ -396,13 +397,24 @@ def _explain(error: dict[str, object]) -> str:
     return f"Invalid value for '{where}': {error['msg']}."
 
 
+def _allowed(request: Request) -> list[str]:
+    """Return what may be done with a path; the router itself names its first route's alone."""
+    return [
+        method
+        for method in METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] == Match.FULL
+            for route in request.app.routes
+        )
+    ]
+
+
 def _from_http(request: Request, error: StarletteHTTPException) -> ApiError:
     if error.status_code == NotFound.status:
         return NotFound(f"Unknown request URL: {request.method} {request.url.path}.")
     if error.status_code == MethodNotAllowed.status:
         return MethodNotAllowed(f"{request.url.path} knows no {request.method}.")
-    if error.status_code == BodyTooLarge.status:
-        return _too_large()
-    found = InvalidRequest(str(error.detail))
+    refused_by_us = {kind.status: kind for kind in (BodyTooLarge, ClientTooSlow)}
+    found = refused_by_us.get(error.status_code, InvalidRequest)(str(error.detail))
     found.status = error.status_code  # type: ignore[misc]  # whatever else the framework refuses
     return found

@@ -100,6 +100,12 @@ def environment(settings: ApiSettings) -> dict[str, str]:
         "BASIN_DATA_DIR": str(settings.data_dir),
         "BASIN_MAX_FILE_BYTES": str(settings.max_file_bytes),
         "BASIN_REQUESTS_PER_MINUTE": str(settings.requests_per_minute),
+        "BASIN_CLIENT_TIMEOUT_S": str(settings.client_timeout_s),
+        "BASIN_MAX_CONNECTIONS": str(settings.max_connections),
+        "BASIN_STREAMS_PER_CALLER": str(settings.streams_per_caller),
+        "BASIN_STREAMS": str(settings.streams),
+        "BASIN_WATCHERS_PER_CALLER": str(settings.watchers_per_caller),
+        "BASIN_WATCHERS": str(settings.watchers),
         "BASIN_DEVICES": settings.devices,
         "BASIN_WEBHOOK_ALLOW": settings.webhook_allow,
         **(
@@ -147,7 +153,7 @@ def api(settings: ApiSettings, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def running_api(settings: ApiSettings, log: Path) -> Iterator[Api]:
     """A real server; its log is where it was told."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "app.main:app_from_env", "--factory"]
+    command = [sys.executable, "-m", "app.serve"]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--port", str(port)],

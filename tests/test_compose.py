@@ -23,8 +23,9 @@ ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
 IMAGES = ("app", "worker")
 OURS = ("migrate", "api", "sweep", "worker", "worker-gpu")
-# What a service may read beside our settings: libpq's password, and the two images' own.
+# What a service may read beside our settings: libpq's password, uvicorn's proxies, the images' own.
 FOREIGN = {
+    "FORWARDED_ALLOW_IPS",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "PGPASSWORD",
     "POSTGRES_DB",
@@ -335,6 +336,12 @@ def test_an_image_runs_as_a_user_with_a_number_that_is_not_root(image: str):
 
     assert len(stages(image)) > 1 and len(users) == 1
     assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", users[0])
+
+
+def test_the_image_of_the_api_serves_with_its_limits():
+    command = next(step for step in stages("app")[-1] if step.word == "CMD")
+
+    assert json.loads(command.rest)[:3] == ["python", "-m", "app.serve"]
 
 
 def test_only_the_worker_image_installs_what_trains():

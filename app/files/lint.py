@@ -74,7 +74,13 @@ class Lint:
 
     def see(self, number: int, line: bytes, row: Row, row_format: str) -> None:
         """Count one row."""
-        self._see_digest(number, line)
+        digest = _digest(line)
+        if len(self._digests) < self._remembered:
+            first = self._digests.setdefault(digest, number)
+        else:
+            first = self._digests.get(digest, number)
+        if first != number:
+            self._see_again(first, number)
         if (b"\\u" in line or not line.isascii()) and DAMAGE.search(line):
             self._damaged.add(number)
         if row_format == "chat":
@@ -109,16 +115,10 @@ class Lint:
         """Return what the file's row keeps of it."""
         return {"findings": [finding.as_json() for finding in self.findings()]}
 
-    def _see_digest(self, number: int, line: bytes) -> None:
-        digest = _digest(line)
-        if len(self._digests) < self._remembered:
-            first = self._digests.setdefault(digest, number)
-        else:
-            first = self._digests.get(digest, number)
-        if first != number:
-            self._repeats.add(number)
-            if len(self._pairs) < FIRST_LINES:
-                self._pairs.append((first, number))
+    def _see_again(self, first: int, number: int) -> None:
+        self._repeats.add(number)
+        if len(self._pairs) < FIRST_LINES:
+            self._pairs.append((first, number))
 
     def _see_turns(self, number: int, messages: list[Row]) -> None:
         before = None

@@ -10,12 +10,13 @@ from app.errors import FileTooLarge, InvalidRequest
 from app.files import reports, service
 from app.files.form import UploadForm
 from app.files.schemas import DeletedOut, FileOut, ReportOut, file_out
-from app.files.service import Label
+from app.files.service import UPLOAD_PURPOSES, Label
 from app.models import catalog
 from app.paging import ListOut, list_out
 from app.schemas import ExpiresAfter
 from app.web import (
     FORM_SLACK_BYTES,
+    STREAM,
     After,
     Caller,
     Config,
@@ -24,23 +25,26 @@ from app.web import (
     Writer,
     blob_response,
     declared_bytes,
+    downloads,
     form_body,
 )
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
+BYTES = "application/octet-stream"
+CONTENT = downloads(BYTES)
 UPLOAD_BODY = form_body(
     ["file", "purpose"],
     {
         "file": {"type": "string", "format": "binary"},
-        "purpose": {"type": "string", "example": "fine-tune"},
+        "purpose": {"type": "string", "enum": sorted(UPLOAD_PURPOSES), "example": "fine-tune"},
         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
-        "expires_after[seconds]": {"type": "integer"},
+        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
     },
 )
 
 
-@router.post("", response_model=FileOut, openapi_extra=UPLOAD_BODY)
+@router.post("", response_model=FileOut, openapi_extra=UPLOAD_BODY, dependencies=[STREAM])
 async def upload_file(request: Request, db: Db, settings: Config, caller: Writer) -> FileOut:
     """Upload a file: training data is checked line by line while it arrives."""
     declared = max(declared_bytes(request) - FORM_SLACK_BYTES, 0)
@@ -69,7 +73,7 @@ def _label(form: UploadForm) -> Label:
     lifetime_s = None
     if asked:
         try:
-            lifetime_s = ExpiresAfter.model_validate(asked).seconds
+            lifetime_s = ExpiresAfter.model_validate_strings(asked).seconds
         except ValidationError as error:
             raise InvalidRequest(
                 "expires_after has the anchor created_at, and 3600 to 2592000 seconds.",
@@ -101,15 +105,14 @@ async def get_file(file_id: str, tx: Tx, caller: Caller) -> FileOut:
     return file_out(await service.get(tx, caller.organization_id, file_id))
 
 
-@router.api_route("/{file_id}/content", methods=["GET", "HEAD"], operation_id="download_file")
+@router.head("/{file_id}/content", operation_id="describe_file_content", **CONTENT)
+@router.get("/{file_id}/content", operation_id="download_file", **CONTENT)
 async def get_content(request: Request, file_id: str, db: Db, caller: Caller) -> Response:
     """Download the file's bytes: ranges, ETag and HEAD work."""
     async with db.transaction() as tx:
         file = await service.get(tx, caller.organization_id, file_id)
         stored = await blobs.describe(tx, file.blob_id)
-    return blob_response(
-        request, db, stored, media_type="application/octet-stream", filename=f"{file.id}.jsonl"
-    )
+    return blob_response(request, db, stored, media_type=BYTES, filename=f"{file.id}.jsonl")
 
 
 @router.get("/{file_id}/report", response_model=ReportOut)

@@ -86,7 +86,7 @@ class RowChecker:
             row_format = check_row(row)
             if row_format != self.format:
                 self._check_format(row_format)
-            if row_format == "classification":
+            if row_format == "classification" and type(row["label"]) is not self._label_type:
                 self._check_label_type(type(row["label"]))
         except BadRow as problem:
             self._problem(str(problem))
@@ -102,7 +102,7 @@ class RowChecker:
             raise BadRow(f"a {found} row in a {self.format} file")
 
     def _check_label_type(self, found: type) -> None:
-        if self._label_type not in (None, found):
+        if self._label_type is not None:
             names = {str: "a string", int: "an integer"}
             raise BadRow(f'"label" is {names[found]}; in the rows before it is not')
         self._label_type = found
@@ -160,9 +160,10 @@ def _check_text(row: Row) -> None:
 
 
 def _check_classification(row: Row) -> None:
-    for key in ("text", "text_pair"):
-        if type(row.get(key, "")) is not str:
-            raise BadRow(f'"{key}" must be a string')
+    if type(row["text"]) is not str:
+        raise BadRow('"text" must be a string')
+    if type(row.get("text_pair", "")) is not str:
+        raise BadRow('"text_pair" must be a string')
     label = row["label"]
-    if type(label) not in (str, int) or label == "":
+    if type(label) is not int and (type(label) is not str or not label):
         raise BadRow('"label" must be an integer, or a string that is not empty')

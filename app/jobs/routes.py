@@ -32,6 +32,7 @@ from app.jobs.stream import Live, Position
 from app.jobs.submissions import Request as Submitted
 from app.paging import ListOut, list_out
 from app.web import (
+    WATCHER,
     After,
     Caller,
     Config,
@@ -43,6 +44,7 @@ from app.web import (
     Tx,
     Writer,
     blob_response,
+    downloads,
 )
 
 
@@ -55,8 +57,13 @@ async def _name_job(request: Request) -> None:
 router = APIRouter(
     prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], dependencies=[Depends(_name_job)]
 )
-TAR = "application/x-tar"
-
+TAR, BYTES = "application/x-tar", "application/octet-stream"
+ARCHIVE, ONE_FILE = downloads(TAR), downloads(BYTES)
+# One of a stream; `data` is JSON.
+MESSAGE = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+}
 METADATA = re.compile(r"metadata\[(.+)\]")
 
 
@@ -203,7 +210,8 @@ async def get_metrics(
     "/{job_id}/stream",
     status_code=200,  # the documentation cannot read it off the response's class
     response_class=EventStream,
-    responses={200: {"content": {EventStream.media_type: {}}}},
+    responses={200: {"content": {EventStream.media_type: {"schema": MESSAGE}}}},
+    dependencies=[WATCHER],
 )
 async def stream_job(
     job_id: str,
@@ -233,7 +241,8 @@ async def get_logs(job_id: str, tx: Tx, caller: Caller) -> str:
     return await service.log_text(tx, caller.organization_id, job_id)
 
 
-@router.api_route("/{job_id}/adapter", methods=["GET", "HEAD"], operation_id="download_adapter")
+@router.head("/{job_id}/adapter", operation_id="describe_adapter", **ARCHIVE)
+@router.get("/{job_id}/adapter", operation_id="download_adapter", **ARCHIVE)
 async def get_adapter(request: Request, job_id: str, db: Db, caller: Caller) -> Response:
     """Download the adapter as a tar: ranges, ETag (its sha256) and HEAD work."""
     async with db.transaction() as tx:
@@ -249,11 +258,10 @@ async def list_adapter_files(job_id: str, db: Db, caller: Caller) -> AdapterFile
     return adapter_files_out(await tars.entries(db, stored))
 
 
-@router.api_route(
-    "/{job_id}/adapter/files/{name:path}",
-    methods=["GET", "HEAD"],
-    operation_id="download_adapter_file",
+@router.head(
+    "/{job_id}/adapter/files/{name:path}", operation_id="describe_adapter_file", **ONE_FILE
 )
+@router.get("/{job_id}/adapter/files/{name:path}", operation_id="download_adapter_file", **ONE_FILE)
 async def get_adapter_file(
     request: Request, job_id: str, name: str, db: Db, caller: Caller
 ) -> Response:
@@ -267,16 +275,21 @@ async def get_adapter_file(
         request,
         db,
         stored,
-        media_type="application/octet-stream",
+        media_type=BYTES,
         filename=PurePosixPath(entry.name).name.replace('"', ""),
         window=(entry.start, entry.size),
     )
 
 
-@router.api_route(
+@router.head(
     "/{job_id}/checkpoints/{checkpoint_id}/adapter",
-    methods=["GET", "HEAD"],
+    operation_id="describe_checkpoint_adapter",
+    **ARCHIVE,
+)
+@router.get(
+    "/{job_id}/checkpoints/{checkpoint_id}/adapter",
     operation_id="download_checkpoint_adapter",
+    **ARCHIVE,
 )
 async def get_checkpoint_adapter(
     request: Request, job_id: str, checkpoint_id: str, db: Db, caller: Caller

@@ -15,6 +15,7 @@ from app.tars import Entry
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 Metadata = dict[MetadataKey, MetadataValue]
+Names = Annotated[tuple[str, ...], Field(strict=False)]  # JSON has lists alone
 Named = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
@@ -91,7 +92,7 @@ class PeftIn(Asked):
     r: int = Field(default=8, ge=1, le=1024)
     alpha: FiniteFloat | None = Field(default=None, gt=0, description="Twice the rank by default.")
     dropout: FiniteFloat = Field(default=0.0, ge=0, lt=1)
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    target_modules: Literal["all-linear"] | Names = "all-linear"
     lr_ratio: FiniteFloat | None = Field(
         default=None, ge=1, le=1024, description="lora_plus: how much faster B learns; 16."
     )

@@ -6,28 +6,28 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.keys.service import Made, Scope
 from app.paging import Listed
+from app.schemas import Asked
 from app.tables import ApiKey, Organization
 
 
-class CreateKey(BaseModel):
+class CreateKey(Asked):
     """A key of your organization."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={"example": {"name": "dashboard", "scope": "read", "expires_days": 90}},
     )
 
     name: str = Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")
     scope: Scope = Field(
-        default=Scope.WRITE, description="read looks, write submits too, admin manages keys too."
+        default=Scope.WRITE,
+        strict=False,  # JSON has strings alone
+        description="read looks, write submits too, admin manages keys too.",
     )
     expires_days: int | None = Field(default=None, ge=1, le=3650)
 
 
-class RotateKey(BaseModel):
+class RotateKey(Asked):
     """How long the old secret is good still; by default it ends at once."""
-
-    model_config = ConfigDict(extra="forbid")
 
     grace_minutes: int = Field(default=0, ge=0, le=60 * 24 * 30)
 

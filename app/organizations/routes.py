@@ -14,7 +14,7 @@ from app.organizations.schemas import (
     limits_out,
     usage_out,
 )
-from app.organizations.usage import Month
+from app.organizations.usage import MONTH, Month
 from app.paging import ListOut, list_out
 from app.web import Admin, After, Caller, Limit, Tx
 
@@ -32,10 +32,16 @@ async def get_limits(tx: Tx, caller: Admin) -> LimitsOut:
 async def get_usage(
     tx: Tx,
     caller: Caller,
-    month: Annotated[str | None, Query(description="Such as 2026-11; this one by default.")] = None,
+    month: Annotated[
+        str | None,
+        Query(
+            description="Such as 2026-11; this one by default.",
+            json_schema_extra={"pattern": f"^{MONTH}$"},
+        ),
+    ] = None,
 ) -> UsageOut:
     """Show what your organization used in a month."""
-    asked = Month.named(month) if month else None
+    asked = None if month is None else Month.named(month)
     return usage_out(caller.organization_id, await usage.report(tx, caller.organization_id, asked))
 
 

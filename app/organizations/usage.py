@@ -12,6 +12,8 @@ from app.jobs.queue import GPUS
 from app.jobs.states import JobStatus
 from app.tables import Attempt, Blob, Job
 
+MONTH = r"(20\d\d)-(0[1-9]|1[0-2])"
+
 
 @dataclass(frozen=True)
 class Month:
@@ -32,7 +34,7 @@ class Month:
         Raises:
             InvalidRequest: it names none.
         """
-        found = re.fullmatch(r"(20\d\d)-(0[1-9]|1[0-2])", name)
+        found = re.fullmatch(MONTH, name)
         if found is None:
             raise InvalidRequest(f"{name!r} is no month; write it as 2026-11.", param="month")
         return cls(datetime(int(found[1]), int(found[2]), 1, tzinfo=UTC))

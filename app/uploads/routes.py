@@ -15,7 +15,7 @@ from app.uploads.schemas import (
     upload_out,
 )
 from app.uploads.service import PART_BYTES, NewUpload
-from app.web import FORM_SLACK_BYTES, Config, Db, Tx, Writer, declared_bytes, form_body
+from app.web import FORM_SLACK_BYTES, STREAM, Config, Db, Tx, Writer, declared_bytes, form_body
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
@@ -39,7 +39,9 @@ async def create_upload(body: CreateUpload, tx: Tx, caller: Writer, settings: Co
     return upload_out(upload)
 
 
-@router.post("/{upload_id}/parts", response_model=PartOut, openapi_extra=PART_BODY)
+@router.post(
+    "/{upload_id}/parts", response_model=PartOut, openapi_extra=PART_BODY, dependencies=[STREAM]
+)
 async def add_part(request: Request, upload_id: str, db: Db, caller: Writer) -> PartOut:
     """Add a part of up to 64 MiB; several may come at once, in any order."""
     if declared_bytes(request) > PART_BYTES + FORM_SLACK_BYTES:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from app.files.schemas import FileOut, file_out
+from app.files.service import UPLOAD_PURPOSES
 from app.schemas import Asked, ExpiresAfter
 from app.tables import File, Upload, UploadPart
 from app.uploads.service import MAX_PARTS, status_of
@@ -16,7 +17,7 @@ class CreateUpload(Asked):
     bytes: int = Field(ge=0)
     filename: str = Field(min_length=1, max_length=1024)
     mime_type: str = Field(max_length=256)
-    purpose: str
+    purpose: str = Field(json_schema_extra={"enum": [*sorted(UPLOAD_PURPOSES)]})
     expires_after: ExpiresAfter | None = None
 
 

@@ -34,9 +34,19 @@ def test_every_refusal_has_the_envelope(
 
 
 def test_a_wrong_method_is_told_the_right_ones(http: httpx.Client):
-    allowed = http.put("/uploads").headers["allow"]
+    allowed = [http.put(path).headers["allow"] for path in ("/uploads", "/files/file-none")]
 
-    assert allowed == "POST"
+    assert allowed == ["POST", "GET, DELETE"]
+
+
+@pytest.mark.parametrize("number", [True, "8", 8.5])
+def test_what_is_no_number_is_not_taken_for_one(http: httpx.Client, number: object):
+    budget = {"model": "tiny-llama", "training_file": "file-none", "budget": {"max_steps": number}}
+
+    answer = http.post("/fine_tuning/jobs", json=budget)
+
+    assert envelope(answer) == (400, "invalid_value")
+    assert answer.json()["error"]["param"] == "budget.max_steps"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import httpx
+import psutil
 import pytest
 from sqlalchemy import func, select
 
@@ -17,7 +18,7 @@ from app.blobs import purge
 from app.db import Database
 from app.files.rows import MAX_LINE_BYTES
 from app.tables import Blob, BlobChunk, File
-from tests.conftest import MAX_FILE_BYTES
+from tests.conftest import MAX_FILE_BYTES, Api
 from tests.factories import jsonl, to_jsonl
 
 BOUNDARY = b"b0undary"
@@ -447,6 +448,29 @@ async def test_a_file_without_hope_is_refused_before_its_end(
     assert "line 20: not JSON" in is_told(answer, 400), "not 413: the cap was never reached"
     assert sent > MAX_FILE_BYTES
     assert http.get("/models").status_code == 200
+
+
+async def test_a_line_of_100_mb_is_refused_and_never_held(
+    api: Api, http: httpx.Client, nothing_is_left: None
+):
+    process = psutil.Process(api.pid)
+    largest = before = process.memory_info().rss
+
+    def body() -> Iterator[bytes]:
+        nonlocal largest
+        yield form(b'{"text": "').rpartition(b"\r\n--")[0]
+        for _ in range(100):
+            largest = max(largest, process.memory_info().rss)
+            yield b"a" * 1_000_000
+
+    answer = http.post(
+        "/files",
+        content=body(),
+        headers={"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"},
+    )
+
+    assert "line 1: longer than 2 MiB" in is_told(answer, 400)
+    assert largest - before < 40_000_000
 
 
 async def test_other_purposes_take_what_is_no_rows(http: httpx.Client, nothing_is_left: None):

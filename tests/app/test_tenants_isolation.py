@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from tests.factories import jsonl
 from tests.receiver import RECEIVER_HOST
 
 ENVELOPE = {"message", "type", "param", "code"}
+JOBS = "/fine_tuning/jobs"
 EVENT_TYPES = ["fine_tuning.job.succeeded"]
 CANARY = "canary"  # stands in all that the other organization wrote
 
@@ -47,6 +48,20 @@ class Theirs:
     ids: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Ours:
+    """Things of the one who asks."""
+
+    file: str
+    job: str
+    model: str
+    upload: str
+
+    @property
+    def job_body(self) -> dict[str, Any]:
+        return {"model": "tiny-llama", "training_file": self.file}
+
+
 ADDRESSED = [route for route in closed_routes() if route.parameters]
 LISTS = [
     route
@@ -65,6 +80,17 @@ def nosy(api: Api) -> Iterator[httpx.Client]:
     """An administrator of another organization: not for want of a scope is anything refused."""
     with api.http(api.key("nosy", Scope.ADMIN)) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def ours(api: Api, nosy: httpx.Client) -> Ours:
+    upload = {"file": ("train.jsonl", jsonl(10))}
+    file_id = nosy.post("/files", files=upload, data={"purpose": "fine-tune"}).json()["id"]
+    job = submit(nosy, file_id).json()
+    model = f"ft:tiny-llama:nosy:{job['id'][-8:]}"
+    asyncio.run(succeed(api, job, model))
+    about = {"filename": "x.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune", "bytes": 6}
+    return Ours(file_id, job["id"], model, nosy.post("/uploads", json=about).json()["id"])
 
 
 @pytest.mark.parametrize("route", ADDRESSED, ids=str)
@@ -122,6 +148,64 @@ def test_the_owner_sees_what_others_do_not(api: Api, theirs: Theirs):
     assert {name: answer.status_code for name, answer in seen.items()} == dict.fromkeys(seen, 200)
 
 
+# Where an id stands elsewhere than in a path, or in one beside an id of the caller's own.
+BESIDE: dict[str, tuple[str, Callable[[Ours, str], tuple[str, str, Any]]]] = {
+    "a file to train on": (
+        "file_id",
+        lambda ours, given: ("POST", JOBS, {"model": "tiny-llama", "training_file": given}),
+    ),
+    "a file to validate with": (
+        "file_id",
+        lambda ours, given: ("POST", JOBS, ours.job_body | {"validation_file": given}),
+    ),
+    "a model to go on from": (
+        "model",
+        lambda ours, given: ("POST", JOBS, ours.job_body | {"peft": {"from": given}}),
+    ),
+    "a file to compare with": (
+        "file_id",
+        lambda ours, given: ("GET", f"/files/{ours.file}/report?validation_file={given}", None),
+    ),
+    "a part of an upload": (
+        "part_id",
+        lambda ours, given: ("POST", f"/uploads/{ours.upload}/complete", {"part_ids": [given]}),
+    ),
+    "a checkpoint of a job": (
+        "checkpoint_id",
+        lambda ours, given: ("GET", f"{JOBS}/{ours.job}/checkpoints/{given}/adapter", None),
+    ),
+    "a permission for a model": (
+        "permission_id",
+        lambda ours, given: (
+            "DELETE",
+            f"/fine_tuning/checkpoints/{ours.model}/permissions/{given}",
+            None,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BESIDE)
+def test_what_is_anothers_is_answered_as_if_it_never_was(
+    api: Api, nosy: httpx.Client, theirs: Theirs, ours: Ours, what: str
+):
+    kind, build = BESIDE[what]
+    foreign = theirs.ids[kind]
+    # As long as the real one: an answer may cut what it repeats.
+    nothing = foreign[:4] + "".join("z" if c.isalnum() else c for c in foreign[4:])
+    before = snapshot(api, theirs)
+
+    answers = {}
+    for given in (foreign, nothing):
+        method, path, body = build(ours, given)
+        answer = nosy.request(method, path, json=body)
+        answers[given] = (answer.status_code, answer.text.replace(given, "…"))
+
+    assert answers[foreign] == answers[nothing]
+    assert answers[foreign][0] in (400, 404)
+    assert snapshot(api, theirs) == before
+
+
 def ids_for(route: Route, theirs: Theirs) -> dict[str, str]:
     unknown = set(route.parameters) - set(theirs.ids)
     assert not unknown, (
@@ -156,7 +240,7 @@ def make_theirs(api: Api) -> Theirs:
         shared = owner.post(api.url + path, json={"project_ids": [partner_id]}).json()
         about = {"filename": f"{CANARY}.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune"}
         upload_id = owner.post("/uploads", json=about | {"bytes": 6}).json()["id"]
-        owner.post(f"/uploads/{upload_id}/parts", files={"data": CANARY.encode()})
+        part = owner.post(f"/uploads/{upload_id}/parts", files={"data": CANARY.encode()}).json()
         hook = {"url": f"http://{RECEIVER_HOST}/{CANARY}", "event_types": EVENT_TYPES}
         webhook = owner.post("/webhook_endpoints", json=hook | {"name": CANARY}).json()
     ids = {
@@ -169,6 +253,7 @@ def make_theirs(api: Api) -> Theirs:
         "checkpoint": model,
         "permission_id": shared["data"][0]["id"],
         "upload_id": upload_id,
+        "part_id": part["id"],
         "key_id": key[3:15],
         "webhook_endpoint_id": webhook["id"],
     }

@@ -135,7 +135,7 @@ def test_killed_up_leaves_nothing(data):
 def test_a_killed_api_is_started_again(data):
     process = basin_up(data, "--json")
     url = first_line(process)["url"]
-    api = next(p for p in psutil.Process(process.pid).children() if "uvicorn" in p.cmdline())
+    api = next(p for p in psutil.Process(process.pid).children() if "app.serve" in p.cmdline())
 
     api.kill()
     # A zombie of ours until it is tended, hence not `api.wait()`.

@@ -66,7 +66,7 @@ class Cluster:
     # parts
 
     def start_api(self) -> None:
-        command = [sys.executable, "-m", "uvicorn", "app.main:app_from_env", "--factory"]
+        command = [sys.executable, "-m", "app.serve"]
         with (self.root / "api.log").open("ab") as output:
             self.api = subprocess.Popen(
                 [*command, "--port", str(self.port)],

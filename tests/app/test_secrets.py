@@ -1,0 +1,258 @@
+"""No secret is in a log, an event, an error, an archive or a command line, whatever goes wrong.
+
+Each secret of the service, and of the machine it runs on, is a canary: a value that stands nowhere
+else. A Basin of its own then does its work, fails at it, and loses its database; afterwards all
+that it has written is searched.
+"""
+
+import asyncio
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from redis import Redis
+from sqlalchemy import text
+
+from app import migrate
+from app.db import connected
+from app.embedded import Services, run_services
+from app.ids import token
+from app.keys.service import Scope
+from app.settings import ApiSettings
+from app.tables import Base
+from tests.conftest import Api, celery_worker, running_api
+from tests.factories import jsonl
+from tests.waiting import within
+
+pytestmark = pytest.mark.timeout(900)  # a worker, two jobs and the end of everything, once
+
+DATABASE = f"canary-database-{token(12)}"
+BROKER = f"canary-broker-{token(12)}"
+PEPPER = f"canary-pepper-{token(12)}"
+# What stands in the environment of the service or of its machine, by name. A secret that is new
+# belongs here: it is given to API and worker, and must then be found nowhere.
+ENVIRONMENT = {
+    "BASIN_KEY_PEPPER": PEPPER,
+    "PGPASSWORD": f"canary-libpq-{token(12)}",
+    "HF_TOKEN": f"canary-hub-{token(12)}",
+    "WANDB_API_KEY": f"canary-wandb-{token(12)}",
+    "AWS_SECRET_ACCESS_KEY": f"canary-cloud-{token(12)}",
+}
+# What callers know, but for their keys, which are made on the way.
+WRONG_KEY = f"sk-canary{token(30)}"
+# Where a secret may stand: columns that exist to hold it.
+KEPT: set[str] = set()
+
+
+@dataclass
+class Seen:
+    """All that was written, by where: to be searched."""
+
+    secrets: list[str]
+    texts: dict[str, str] = field(default_factory=dict)
+    commands: set[str] = field(default_factory=set)
+    trainers: list[dict[str, str]] = field(default_factory=list)
+
+    def found(self, told: str) -> list[str]:
+        return [secret for secret in self.secrets if secret in told]
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("secrets")
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    folder: Path, models_dir: Path, environment: None
+) -> Iterator[tuple[ApiSettings, Services]]:
+    """Servers of its own, which are asked with passwords."""
+    with run_services(folder / "data") as services:
+        migrate.upgrade(services.database_url)
+        with Redis.from_url(services.redis_url) as redis:
+            redis.config_set("requirepass", BROKER)
+        settings = ApiSettings(
+            database_url=services.database_url.replace("://basin@", f"://basin:{DATABASE}@"),
+            redis_url=services.redis_url.replace("unix://", f"unix://:{BROKER}@"),
+            key_pepper=PEPPER,
+            models_dir=models_dir,
+            data_dir=folder / "worker",
+            devices="cpu",
+        )
+        yield settings, services
+
+
+@pytest.fixture(scope="module")
+def seen(folder: Path, guarded: tuple[ApiSettings, Services]) -> Seen:
+    """Work, failures of every kind, and then the loss of database and broker."""
+    settings, services = guarded
+    with running_api(settings, folder / "api.log") as api:
+        keys = [api.key("acme", scope) for scope in Scope]
+        seen = Seen([DATABASE, BROKER, WRONG_KEY, *ENVIRONMENT.values(), *keys])
+        with celery_worker(settings, folder / "worker.log"), api.http(keys[-1]) as http:
+            work(http, seen)
+        refusals(api, keys, seen)
+        seen.texts["rows"] = asyncio.run(rows(settings))
+        for server in services.servers:
+            server.stop()
+        with api.http(keys[-1]) as http:
+            answers = [http.get("/models"), http.get("/files"), http.get(f"{api.url}/readyz")]
+        assert [answer.status_code for answer in answers] == [503, 503, 503]
+        seen.texts["answers without a database"] = "".join(map(told, answers))
+    for path in folder.rglob("*"):
+        if path.is_file() and "postgres" not in path.relative_to(folder).parts:
+            seen.texts[str(path)] = path.read_bytes().decode(errors="replace")
+    return seen
+
+
+def work(http: httpx.Client, seen: Seen) -> None:
+    """Train one job and fail at another; look at every process meanwhile."""
+    upload = {"file": ("train.jsonl", jsonl(12))}
+    file = http.post("/files", data={"purpose": "fine-tune"}, files=upload).json()
+    asked = {"model": "tiny-llama", "training_file": file["id"]}
+    short = {"hyperparameters": {"n_epochs": 1, "batch_size": 4}}
+    jobs = [
+        http.post("/fine_tuning/jobs", json=asked | more).json()["id"]
+        for more in (short, {"model": "broken-llama"})
+    ]
+
+    def over() -> bool:
+        look_at_processes(seen)
+        shown = [http.get(f"/fine_tuning/jobs/{job}").json()["status"] for job in jobs]
+        return not {"queued", "running"} & set(shown)
+
+    assert within(600, over)
+    assert [http.get(f"/fine_tuning/jobs/{job}").json()["status"] for job in jobs] == [
+        "succeeded",
+        "failed",
+    ]
+    for job in jobs:
+        for part in ("", "/events", "/logs", "/attempts", "/metrics", "/checkpoints"):
+            seen.texts[f"{job}{part}"] = told(http.get(f"/fine_tuning/jobs/{job}{part}"))
+    archive = http.get(f"/fine_tuning/jobs/{jobs[0]}/adapter").content
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        for member in tar:
+            file_of = tar.extractfile(member)
+            assert file_of is not None
+            seen.texts[f"adapter/{member.name}"] = file_of.read().decode(errors="replace")
+
+
+def look_at_processes(seen: Seen) -> None:
+    """What anybody on the machine reads of a command line; and what a trainer is given."""
+    for process in psutil.Process().children(recursive=True):
+        try:
+            command = " ".join(process.cmdline())
+            seen.commands.add(command)
+            if "worker.trainer" in command:
+                seen.trainers.append(process.environ())
+        except psutil.Error:
+            continue
+
+
+def refusals(api: Api, keys: list[str], seen: Seen) -> None:
+    """Every kind of refusal there is, with keys in reach."""
+    reader, writer, admin = keys
+    body = {"Content-Type": "application/json"}
+    asked = [
+        (WRONG_KEY, "GET", "/models", b""),
+        (reader + "x", "GET", "/models", b""),
+        (reader, "DELETE", "/files/file-none", b""),
+        (writer, "GET", "/organization/keys", b""),
+        (writer, "GET", "/fine_tuning/jobs/none", b""),
+        (writer, "PUT", "/files", b""),
+        (writer, "POST", "/fine_tuning/jobs", b"{"),
+        (writer, "POST", "/fine_tuning/jobs", b"[" * 10_000),
+        (writer, "POST", "/fine_tuning/jobs", bytes(5 << 20)),
+        (writer, "POST", "/files", b"no form"),
+        (writer, "GET", "/files?after=%00", b""),
+        (admin, "GET", "/organization/audit_logs", b""),
+        (admin, "GET", "/organization/keys", b""),
+    ]
+    statuses = set()
+    for key, method, path, content in asked:
+        with api.http(key) as http:
+            answer = http.request(method, path, content=content, headers=body)
+        statuses.add(answer.status_code)
+        seen.texts[f"{method} {path} {len(content)}"] = told(answer)
+    assert {200, 400, 401, 403, 404, 405, 413} <= statuses
+
+
+async def rows(settings: ApiSettings) -> str:
+    """Every row there is, as text."""
+    found = []
+    async with connected(settings.database_url) as db, db.transaction() as tx:
+        for table in Base.metadata.tables.values():
+            shown = ", ".join(
+                f'"{c.name}"' for c in table.columns if f"{table.name}.{c.name}" not in KEPT
+            )
+            query = f"SELECT row_to_json(t)::text FROM (SELECT {shown} FROM {table.name}) t"
+            found += list(await tx.scalars(text(query)))
+    return "\n".join(found)
+
+
+def told(answer: httpx.Response) -> str:
+    return answer.text + str(dict(answer.headers))
+
+
+def test_no_secret_is_in_what_was_written(seen: Seen):
+    leaks = {where: seen.found(told) for where, told in seen.texts.items()}
+
+    assert {where: found for where, found in leaks.items() if found} == {}
+
+
+def test_it_was_really_looked(seen: Seen):
+    """Logs, events, rows and an archive, each with what they are known to hold."""
+    logs = "".join(told for where, told in seen.texts.items() if where.endswith(".log"))
+
+    for event in ("job.claimed", "database.unreachable", "GET /v1/models"):
+        assert event in logs
+    assert any(where.startswith("adapter/") for where in seen.texts)
+    assert "Created fine-tuning job" in seen.texts["rows"]
+    assert len(seen.texts["rows"]) > 10_000 and len(seen.secrets) >= 10
+
+
+def test_no_secret_is_on_a_command_line(seen: Seen):
+    commands = "\n".join(seen.commands)
+
+    assert "app.serve" in commands and "worker.trainer" in commands and "celery" in commands
+    assert not seen.found(commands)
+
+
+def test_a_trainer_is_given_no_secret(seen: Seen):
+    assert seen.trainers
+    assert not seen.found(str(seen.trainers))
+
+
+def test_a_setting_that_is_wrong_is_named_and_not_shown(
+    guarded: tuple[ApiSettings, Services], seen: Seen
+):
+    given = {
+        "BASIN_DATABASE_URL": guarded[0].database_url,
+        "BASIN_REDIS_URL": guarded[0].redis_url,
+        "BASIN_KEY_PEPPER": "canary-short",
+        "BASIN_STREAMS": "canary-number",
+    }
+
+    done = subprocess.run(
+        [sys.executable, "-m", "app.serve"], env=os.environ | given, capture_output=True, text=True
+    )
+
+    assert done.returncode == 1 and "BASIN_STREAMS: Input should be a valid integer" in done.stderr
+    assert "BASIN_KEY_PEPPER" in done.stderr and "Traceback" not in done.stderr
+    assert not seen.found(done.stderr) and "canary" not in done.stderr
