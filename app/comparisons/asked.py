@@ -90,9 +90,9 @@ class CreateComparison(Asked):
     model: str = Field(min_length=1, max_length=256)
     training_file: str = Field(max_length=64)
     validation_file: str = Field(max_length=64)
-    methods: tuple[MethodIn, ...] = Field(min_length=2, max_length=16)
+    methods: tuple[MethodIn, ...] = Field(strict=False, min_length=2, max_length=16)
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(_numbered), COUNT_OR_LIST] = Field(
-        default=(1, 2, 3), min_length=1, max_length=MOST_SEEDS
+        default=(1, 2, 3), strict=False, min_length=1, max_length=MOST_SEEDS
     )
     budget: ComparedBudgetIn = ComparedBudgetIn()
     training: TrainingIn = TrainingIn()
