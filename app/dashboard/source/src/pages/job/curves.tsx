@@ -1,7 +1,7 @@
 import { lossTraces, otherPanels } from "../../charts/catalog";
 import { LossTools, useLossView } from "../../charts/tools";
 import { Panel } from "../../charts/panel";
-import { nameOf, shortId } from "../../lib/jobs";
+import { isOver, nameOf, shortId } from "../../lib/jobs";
 import type { Line } from "../../lib/series";
 import type { Job } from "../../lib/types";
 
@@ -9,7 +9,7 @@ import type { Job } from "../../lib/types";
 export function Curves({ job, lines }: { job: Job; lines: Map<string, Line> }) {
   const view = useLossView();
   const losses = lossTraces(lines);
-  if (!losses.length) return null;
+  if (!losses.length) return isOver(job) ? null : <p class="card muted">The curves begin with the first step.</p>;
   const together = job.id;
   const file = (id: string) => `${nameOf(job)}-${shortId(job.id)}-${id}`;
   return (

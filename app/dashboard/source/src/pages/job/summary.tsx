@@ -16,7 +16,7 @@ export function Summary({ job, lines }: { job: Job; lines: Map<string, Line> }) 
   ].map(([name, value, more]) => [name!, value!, more]);
   return (
     <section class="card summary" aria-label="Summary">
-      <Progress job={job} />
+      {job.status !== "queued" && <Progress job={job} />}
       <dl class="facts">
         {facts.map(([name, value, more]) => (
           <div key={name}>
