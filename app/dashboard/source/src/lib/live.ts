@@ -25,7 +25,6 @@ const SHOWN_POINTS = "1500";
 
 export function useLiveJob(api: Api, id: string): Live & { show: (job: Job) => void } {
   const [live, setLive] = useState<Live & { of: string }>({ of: id, ...NOTHING });
-  const [again, setAgain] = useState(0);
   useEffect(() => {
     const stop = new AbortController();
     const tell: Tell = (change) => {
@@ -33,11 +32,8 @@ export function useLiveJob(api: Api, id: string): Live & { show: (job: Job) => v
     };
     follow(api, id, tell, stop.signal).catch((error: unknown) => tell({ error }));
     return () => stop.abort();
-  }, [api, id, again]);
-  const show = (job: Job) => {
-    setLive((before) => ({ ...before, job }));
-    setAgain((times) => times + 1);
-  };
+  }, [api, id]);
+  const show = (job: Job) => setLive((before) => ({ ...before, job }));
   return { ...(live.of === id ? live : { ...NOTHING }), show };
 }
 

@@ -61,7 +61,7 @@ function Curve({ methods }: { methods: ComparedMethod[] }) {
     line: { steps: curve.map(({ step }) => step), values: curve.map(({ mean }) => mean), low: curve.map(({ low }) => low), high: curve.map(({ high }) => high) },
   }));
   if (!traces.length) return null;
-  return <Panel title="Validation loss" hint="The mean over seeds, and the band around it." traces={traces} log={view.log} height={340} together="comparison" filename="comparison" tools={<LossTools view={view} />} />;
+  return <Panel title="Validation loss" hint="The mean over seeds at the clean weights, and its 95 % interval." traces={traces} log={view.log} height={340} together="comparison" filename="comparison" tools={<LossTools view={view} />} />;
 }
 
 function Numbers({ methods }: { methods: ComparedMethod[] }) {
@@ -72,7 +72,7 @@ function Numbers({ methods }: { methods: ComparedMethod[] }) {
       <div class="scroll" tabIndex={0} role="region" aria-label="Table of methods">
         <table class="matrix">
           <thead>
-            <tr>{["Method", "Seeds", "Validation loss", "Against the first", "p", ...metrics, "Time", "GPU time", "Passes", "Peak memory"].map((name) => <th key={name} scope="col">{name.replaceAll("_", " ")}</th>)}</tr>
+            <tr>{["Method", "Seeds", "Validation loss", "Against the first", "p, corrected", ...metrics, "Time", "GPU time", "Passes", "Peak memory"].map((name) => <th key={name} scope="col">{name.replaceAll("_", " ")}</th>)}</tr>
           </thead>
           <tbody>
             {methods.map(({ name, seeds, valid_loss, metrics: measured, against_first, cost }) => (
@@ -80,8 +80,8 @@ function Numbers({ methods }: { methods: ComparedMethod[] }) {
                 <th scope="row">{name}</th>
                 <td>{seeds.length}</td>
                 <td>{spread(valid_loss)}</td>
-                <td>{against_first ? `${signed(against_first.difference)} (${number(against_first.low)} to ${number(against_first.high)})` : "–"}</td>
-                <td>{against_first ? `${number(against_first.p_value, 2)}${against_first.significant ? ", significant" : ""}` : "–"}</td>
+                <td>{against_first ? signed(against_first.difference) + interval(against_first) : "–"}</td>
+                <td>{against_first ? `${number(against_first.adjusted_p_value, 2)}${against_first.significant ? ", significant" : ""}` : "–"}</td>
                 {metrics.map((metric) => <td key={metric}>{spread(measured[metric])}</td>)}
                 <td>{duration(cost?.seconds)}</td>
                 <td>{duration(cost?.gpu_seconds)}</td>
@@ -97,5 +97,9 @@ function Numbers({ methods }: { methods: ComparedMethod[] }) {
 }
 
 function spread(value: Spread | null | undefined): string {
-  return value ? `${number(value.mean)} (${number(value.low)} to ${number(value.high)})` : "–";
+  return value ? number(value.mean) + interval(value) : "–";
+}
+
+function interval({ low, high }: { low: number | null; high: number | null }): string {
+  return low === null ? "" : ` (${number(low)} to ${number(high)})`;
 }

@@ -11,7 +11,7 @@ import { Loading, Page } from "../ui/page";
 import { AsCall } from "./new-job/as-call";
 import { DataStep } from "./new-job/data";
 import { EstimatePanel, useEstimate } from "./new-job/estimate";
-import { type Draft, bodyOf, draftOf, emptyDraft } from "./new-job/draft";
+import { type Draft, bodyOf, changed, draftOf, emptyDraft } from "./new-job/draft";
 import { MethodStep } from "./new-job/method";
 import { ModelStep } from "./new-job/model";
 import { TrainingStep } from "./new-job/training";
@@ -60,7 +60,7 @@ function Form({ start }: { start: Draft }) {
         <TrainingStep {...step} />
       </form>
       <aside aria-label="Before it starts">
-        <EstimatePanel estimate={estimate} ready={!ready} />
+        <EstimatePanel estimate={estimate} ready={!ready} onAdvice={(change) => setDraft(changed(draft, change))} />
         <Failure error={error} doing="The job was not taken" />
         <Button kind="main" refusal={ready} busy={busy} onClick={submit}>Start training</Button>
         {ready && <p class="hint">{ready}</p>}

@@ -3,13 +3,13 @@ import { ago } from "../../lib/format";
 import { useLoaded } from "../../lib/hooks";
 import { href } from "../../lib/router";
 import { useApi } from "../../lib/session";
-import type { Comparison, Page } from "../../lib/types";
+import type { ComparisonSummary, Page } from "../../lib/types";
 import { Failure } from "../../ui/notice";
 
 /** Comparisons over several seeds that were asked of the service. */
 export function Comparisons() {
   const api = useApi();
-  const { data, error } = useLoaded((signal) => api.get<Page<Comparison>>("/comparisons", {}, signal), []);
+  const { data, error } = useLoaded((signal) => api.get<Page<ComparisonSummary>>("/comparisons", {}, signal), []);
   if (isMissing(error)) return null;
   return (
     <section class="card">
@@ -20,7 +20,7 @@ export function Comparisons() {
         {data?.data.map((each) => (
           <li key={each.id}>
             <a href={href(`/compare/${each.id}`)}>{each.name ?? each.id}</a>
-            <span class="sub">{each.status} · {each.progress.finished} of {each.progress.jobs} jobs · {ago(each.created_at)}</span>
+            <span class="sub">{each.method_names.join(", ")} · {each.status} · {each.progress.finished} of {each.progress.jobs} jobs · {ago(each.created_at)}</span>
           </li>
         ))}
       </ul>

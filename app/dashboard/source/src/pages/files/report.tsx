@@ -38,7 +38,7 @@ function Facts({ report }: { report: FileReport }) {
   return (
     <p class="muted">
       {count(report.rows, "row")} of the format {report.format ?? "unknown"}.
-      {tokens && ` Tokens of a row: ${about}${whole(tokens.median)} in the middle, ${whole(tokens.p95)} of 95 %, ${whole(tokens.max)} at most.`}
+      {tokens && ` Tokens of a row: ${about}${whole(tokens.median)} in the median, up to ${whole(tokens.p95)} in 95 % of them, ${whole(tokens.max)} at most.`}
       {!!report.labels.length && ` Labels: ${report.labels.map(({ label, rows }) => `${label} (${whole(rows)})`).join(", ")}.`}
     </p>
   );

@@ -88,6 +88,17 @@ export function bodyOf(draft: Draft): Fields {
   };
 }
 
+/** Take over a change that is named by dotted names, such as training.micro_batch_size. */
+export function changed(draft: Draft, change: Fields): Draft {
+  const groups = { ...draft };
+  for (const [dotted, value] of Object.entries(change)) {
+    const [asked, name] = dotted.split(".") as [Group, string];
+    const group = ["n_epochs", "batch_size"].includes(name) ? "hyperparameters" : asked; // as they are sent
+    if (name) groups[group] = { ...groups[group], [name]: value === null ? "" : `${value}` };
+  }
+  return groups;
+}
+
 function texts(fields: Fields): Texts {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null).map(([name, value]) => [name, `${value}`]));
 }

@@ -1,7 +1,8 @@
 import { bytes, duration, whole } from "../../lib/format";
 import { type Loaded, useLoaded } from "../../lib/hooks";
 import { useApi } from "../../lib/session";
-import type { Estimate, Fields } from "../../lib/types";
+import type { Advice, Estimate, Fields } from "../../lib/types";
+import { Button } from "../../ui/buttons";
 import { Failure, Notice } from "../../ui/notice";
 
 /** Ask what a job would take, without submitting it; null where the server has no estimates. */
@@ -19,7 +20,13 @@ async function offersEstimates(): Promise<boolean> {
   return said.includes('"dry_run"');
 }
 
-export function EstimatePanel({ estimate, ready }: { estimate: Loaded<Estimate> | null; ready: boolean }) {
+interface Props {
+  estimate: Loaded<Estimate> | null;
+  ready: boolean;
+  onAdvice: (change: Fields) => void;
+}
+
+export function EstimatePanel({ estimate, ready, onAdvice }: Props) {
   if (!estimate) return null;
   const { data, error } = estimate;
   return (
@@ -29,6 +36,7 @@ export function EstimatePanel({ estimate, ready }: { estimate: Loaded<Estimate> 
       {ready && !data && !error && <p class="muted">Working it out…</p>}
       <Failure error={error} doing="The job would not be taken" />
       {data && <Numbers estimate={data} />}
+      {data?.fits.advice.map((each) => <Advised key={JSON.stringify(each.change)} advice={each} onTake={() => onAdvice(each.change)} />)}
     </section>
   );
 }
@@ -38,13 +46,13 @@ function Numbers({ estimate }: { estimate: Estimate }) {
   return (
     <>
       <dl class="facts narrow">
-        <Fact name="Time" value={`about ${duration(time.expected_s)}`} more={`${duration(time.low_s)} to ${duration(time.high_s)}`} />
-        <Fact name="Memory" value={`about ${bytes(memory.expected_bytes)}`} more={`${bytes(memory.low_bytes)} to ${bytes(memory.high_bytes)}`} />
+        {time && <Fact name="Time" value={`about ${duration(time.expected_s)}`} more={`${duration(time.low_s)} to ${duration(time.high_s)}`} />}
+        {memory && <Fact name="Memory" value={`about ${bytes(memory.expected_bytes)}`} more={`${bytes(memory.low_bytes)} to ${bytes(memory.high_bytes)}`} />}
         <Fact name="Steps" value={whole(steps)} more={`${whole(tokens.total)} tokens`} />
         <Fact name="Wait" value={queue.wait_expected_s === null ? "unknown" : `about ${duration(queue.wait_expected_s)}`} more={queue.reason} />
       </dl>
       <Notice kind={fits.verdict ? "good" : "warn"} title={fits.verdict ? "It fits" : "It may not fit"}><p>{fits.words}</p></Notice>
-      {warnings.map((each) => <Notice key={words(each)} kind="warn" title={words(each)} />)}
+      {warnings.map((each) => <Notice key={each} kind="warn" title={each} />)}
       <p class="hint">{basis.words}</p>
     </>
   );
@@ -59,7 +67,13 @@ function Fact({ name, value, more }: { name: string; value: string; more: string
   );
 }
 
-function words(warning: unknown): string {
-  if (typeof warning === "object" && warning !== null && "message" in warning) return `${warning.message}`;
-  return `${warning}`;
+/** A change that needs less memory, to be taken over with a press. */
+function Advised({ advice, onTake }: { advice: Advice; onTake: () => void }) {
+  const change = Object.entries(advice.change).map(([name, value]) => `${name} = ${value}`).join(", ");
+  return (
+    <p class="advised">
+      <code>{change}</code> needs about {bytes(advice.expected_bytes)}{advice.fits ? "" : ", still too much"}.
+      <Button kind="quiet" label={`Take over ${change}`} onClick={onTake}>Take over</Button>
+    </p>
+  );
 }
