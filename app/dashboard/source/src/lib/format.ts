@@ -37,6 +37,13 @@ export function duration(seconds: number | null | undefined): string {
   return hours ? `${hours} h ${minutes} min` : `${minutes} min ${total % 60} s`;
 }
 
+/** A duration that is a guess: no finer than it deserves. */
+export function roughly(seconds: number): string {
+  if (seconds < 90) return duration(seconds);
+  const [rough, fine] = duration(Math.round(seconds / 60) * 60).split(/(?<=[a-z]) /);
+  return fine && !/^0 |s$/.test(fine) ? `${rough} ${fine}` : rough!;
+}
+
 export function ago(at: number, now = Date.now() / 1000): string {
   const seconds = now - at;
   if (seconds < 5) return "just now";

@@ -1,4 +1,4 @@
-import { ago, clock, duration, percent, whole } from "../lib/format";
+import { ago, clock, percent, roughly, whole } from "../lib/format";
 import { isOver, nameOf, progressOf } from "../lib/jobs";
 import type { Job } from "../lib/types";
 
@@ -29,11 +29,11 @@ function wordsOf(job: Job, share: number): string {
   if (job.status === "queued") return job.queue ? queueWords(job.queue) : "waiting";
   if (job.status === "paused") return `${steps} · paused`;
   if (!job.estimated_finish) return step ? `${percent(share)} · ${steps}` : "starting";
-  const left = duration(job.estimated_finish - Date.now() / 1000);
+  const left = roughly(job.estimated_finish - Date.now() / 1000);
   return `${percent(share)} · ${left} left, until about ${clock(job.estimated_finish).slice(0, 5)}`;
 }
 
 function queueWords({ position, eta_s, reason }: { position: number; eta_s: number | null; reason: string }): string {
-  const about = eta_s === null ? "" : ` · starts in about ${duration(eta_s)}`;
+  const about = eta_s === null ? "" : ` · starts in about ${roughly(eta_s)}`;
   return `#${position} in the queue${about}. ${reason}`;
 }

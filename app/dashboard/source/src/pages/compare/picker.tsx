@@ -28,7 +28,7 @@ export function Picker({ picked, onPick }: Props) {
           <li key={job.id}>
             <label class="check">
               <input type="checkbox" checked={picked.includes(job.id)} onChange={() => toggle(job.id)} />
-              <span>{nameOf(job)} <span class="sub">{shortId(job.id)} · {methodOf(job)} · {job.model} · {job.status} · {ago(job.created_at)}</span></span>
+              <span>{nameOf(job)} <span class="sub">{shortId(job.id)}{job.suffix ? ` · ${methodOf(job)}` : ""} · seed {job.seed} · {job.model} · {job.status} · {ago(job.created_at)}</span></span>
             </label>
           </li>
         ))}

@@ -1,4 +1,4 @@
-import { duration } from "../../lib/format";
+import { roughly } from "../../lib/format";
 import type { Job } from "../../lib/types";
 import { Notice } from "../../ui/notice";
 
@@ -19,7 +19,7 @@ export function Diagnosis({ job }: { job: Job }) {
   const { position, eta_s, reason } = job.queue;
   return (
     <Notice kind="info" title={position === 1 ? "It is next in the queue" : `It is number ${position} in the queue`}>
-      <p>{reason}{eta_s === null ? "" : ` It is likely to start in about ${duration(eta_s)}.`}</p>
+      <p>{reason}{eta_s === null ? "" : ` It is likely to start in about ${roughly(eta_s)}.`}</p>
     </Notice>
   );
 }

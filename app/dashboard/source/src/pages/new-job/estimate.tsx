@@ -1,4 +1,4 @@
-import { bytes, duration, whole } from "../../lib/format";
+import { bytes, roughly, whole } from "../../lib/format";
 import { type Loaded, useLoaded } from "../../lib/hooks";
 import { useApi } from "../../lib/session";
 import type { Advice, Estimate, Fields } from "../../lib/types";
@@ -46,14 +46,14 @@ function Numbers({ estimate }: { estimate: Estimate }) {
   return (
     <>
       <dl class="facts narrow">
-        {time && <Fact name="Time" value={`about ${duration(time.expected_s)}`} more={`${duration(time.low_s)} to ${duration(time.high_s)}`} />}
-        {memory && <Fact name="Memory" value={`about ${bytes(memory.expected_bytes)}`} more={`${bytes(memory.low_bytes)} to ${bytes(memory.high_bytes)}`} />}
+        {time && <Fact name="Time" value={`≈ ${roughly(time.expected_s)}`} more={`${roughly(time.low_s)} to ${roughly(time.high_s)}`} />}
+        {memory && <Fact name="Memory" value={`≈ ${bytes(memory.expected_bytes)}`} more={`${bytes(memory.low_bytes)} to ${bytes(memory.high_bytes)}`} />}
         <Fact name="Steps" value={whole(steps)} more={`${whole(tokens.total)} tokens`} />
-        <Fact name="Wait" value={queue.wait_expected_s === null ? "unknown" : `about ${duration(queue.wait_expected_s)}`} more={queue.reason} />
+        <Fact name="Wait" value={queue.wait_expected_s === null ? "unknown" : `≈ ${roughly(queue.wait_expected_s)}`} more={queue.reason} />
       </dl>
-      <Notice kind={fits.verdict ? "good" : "warn"} title={fits.verdict ? "It fits" : "It may not fit"}><p>{fits.words}</p></Notice>
+      <Notice kind={fits.verdict ? "good" : "warn"} title={fits.words} />
       {warnings.map((each) => <Notice key={each} kind="warn" title={each} />)}
-      <p class="hint">{basis.words}</p>
+      <p class="hint">{basis.words.charAt(0).toUpperCase() + basis.words.slice(1)}.</p>
     </>
   );
 }
