@@ -1,4 +1,5 @@
-import { LossTools, useLossView } from "../charts/tools";
+import { words } from "../charts/catalog";
+import { LogAxis, useLossView } from "../charts/tools";
 import { Panel } from "../charts/panel";
 import type { Trace } from "../charts/traces";
 import { bytes, count, duration, number, signed } from "../lib/format";
@@ -61,7 +62,7 @@ function Curve({ methods }: { methods: ComparedMethod[] }) {
     line: { steps: curve.map(({ step }) => step), values: curve.map(({ mean }) => mean), low: curve.map(({ low }) => low), high: curve.map(({ high }) => high) },
   }));
   if (!traces.length) return null;
-  return <Panel title="Validation loss" hint="The mean over seeds at the clean weights, and its 95 % interval." traces={traces} log={view.log} height={340} together="comparison" filename="comparison" tools={<LossTools view={view} />} />;
+  return <Panel title="Validation loss" hint="The mean over seeds at the clean weights, and its 95 % interval." traces={traces} log={view.log} height={340} together="comparison" filename="comparison" tools={<LogAxis view={view} />} />;
 }
 
 function Numbers({ methods }: { methods: ComparedMethod[] }) {
@@ -72,7 +73,7 @@ function Numbers({ methods }: { methods: ComparedMethod[] }) {
       <div class="scroll" tabIndex={0} role="region" aria-label="Table of methods">
         <table class="matrix">
           <thead>
-            <tr>{["Method", "Seeds", "Validation loss", "Against the first", "p, corrected", ...metrics, "Time", "GPU time", "Passes", "Peak memory"].map((name) => <th key={name} scope="col">{name.replaceAll("_", " ")}</th>)}</tr>
+            <tr>{["Method", "Seeds", "Validation loss", "Against the first", "p, corrected", ...metrics.map(words), "Time", "GPU time", "Passes", "Peak memory"].map((name) => <th key={name} scope="col">{name}</th>)}</tr>
           </thead>
           <tbody>
             {methods.map(({ name, seeds, valid_loss, metrics: measured, against_first, cost }) => (
