@@ -32,7 +32,7 @@ async def test_a_file_is_uploaded_trained_on_watched_and_the_job_cancelled(
     await page.get_by_role("button", name="Start training").click()
     await expect(page.get_by_role("heading", name="watched")).to_be_visible()
     first = await first_step(page)
-    await expect(page.get_by_text("live", exact=True)).to_be_visible()  # it streams, and need not ask
+    await expect(page.get_by_text("live", exact=True)).to_be_visible()  # it need not ask
 
     later = await step_after(page, first)
     await page.get_by_role("button", name="Cancel", exact=True).click()

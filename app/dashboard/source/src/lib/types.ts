@@ -41,6 +41,7 @@ export interface Job {
   error: { code: string; message: string; param: string | null } | null;
   hyperparameters: Fields;
   seed: number;
+  integrations: Json[];
   metadata: Record<string, string> | null;
   suffix: string | null;
   priority: number;

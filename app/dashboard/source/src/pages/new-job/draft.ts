@@ -57,7 +57,11 @@ export function draftOf(job: Job): Draft {
     training: { ...texts(training), ...earlyStopping(early_stopping) },
     resources: texts(job.resources),
     budget: texts(job.budget),
-    rest: { ...(job.evaluation.sharpness ? { evaluation: job.evaluation } : {}), ...(job.metadata ? { metadata: job.metadata } : {}) },
+    rest: {
+      ...(job.evaluation.sharpness ? { evaluation: job.evaluation } : {}),
+      ...(job.metadata ? { metadata: job.metadata } : {}),
+      ...(job.integrations.length ? { integrations: job.integrations } : {}),
+    },
   };
 }
 
