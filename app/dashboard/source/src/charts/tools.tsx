@@ -33,7 +33,15 @@ function Smoothing({ view }: { view: LossView }) {
   return (
     <label class="slider">
       Smoothing
-      <input type="range" min={0} max={0.98} step={0.02} value={view.weight} aria-valuetext={`${Math.round(view.weight * 100)} percent`} onInput={(event) => view.setWeight(Number(event.currentTarget.value))} />
+      <input
+        type="range"
+        min={0}
+        max={0.98}
+        step={0.02}
+        value={view.weight}
+        aria-valuetext={`${Math.round(view.weight * 100)} percent`}
+        onInput={(event) => view.setWeight(Number(event.currentTarget.value))}
+      />
       <output>{view.weight.toFixed(2)}</output>
     </label>
   );
@@ -42,7 +50,11 @@ function Smoothing({ view }: { view: LossView }) {
 export function LogAxis({ view }: { view: LossView }) {
   return (
     <label class="check">
-      <input type="checkbox" checked={view.log} onChange={(event) => view.setLog(event.currentTarget.checked)} />
+      <input
+        type="checkbox"
+        checked={view.log}
+        onChange={(event) => view.setLog(event.currentTarget.checked)}
+      />
       Log axis
     </label>
   );

@@ -28,7 +28,8 @@ export function useLiveJob(api: Api, id: string): Live & { show: (job: Job) => v
   useEffect(() => {
     const stop = new AbortController();
     const tell: Tell = (change) => {
-      if (!stop.signal.aborted) setLive((before) => ({ ...(before.of === id ? before : NOTHING), ...change, of: id }));
+      if (!stop.signal.aborted)
+        setLive((before) => ({ ...(before.of === id ? before : NOTHING), ...change, of: id }));
     };
     follow(api, id, tell, stop.signal).catch((error: unknown) => tell({ error }));
     return () => stop.abort();
@@ -82,7 +83,11 @@ class Seen {
 
   take(event: string, data: unknown): void {
     if (event === "metrics") {
-      const { step, attempt, values } = data as { step: number; attempt: number; values: Record<string, Value> };
+      const { step, attempt, values } = data as {
+        step: number;
+        attempt: number;
+        values: Record<string, Value>;
+      };
       this.metrics.add(step, attempt, values);
     } else if (event === "event") {
       const told = data as JobEvent;
@@ -96,7 +101,13 @@ class Seen {
   draw(change: Partial<Live>): void {
     clearTimeout(this.timer);
     this.timer = 0;
-    this.tell({ lines: this.metrics.lines(), events: this.events, ...(this.job ? { job: this.job } : {}), error: undefined, ...change });
+    this.tell({
+      lines: this.metrics.lines(),
+      events: this.events,
+      ...(this.job ? { job: this.job } : {}),
+      error: undefined,
+      ...change,
+    });
   }
 }
 
@@ -118,7 +129,11 @@ async function look(api: Api, id: string, tell: Tell, signal: AbortSignal): Prom
   const job = await api.get<Job>(path(id), {}, signal);
   const long = job.progress.total_steps > LONG_STEPS;
   const [metrics, events] = await Promise.all([
-    api.get<Page<SeriesOut>>(`${path(id)}/metrics`, long ? { agg: "minmax", points: SHOWN_POINTS } : {}, signal),
+    api.get<Page<SeriesOut>>(
+      `${path(id)}/metrics`,
+      long ? { agg: "minmax", points: SHOWN_POINTS } : {},
+      signal,
+    ),
     api.get<Page<JobEvent>>(`${path(id)}/events`, { limit: 100, type: "message" }, signal),
   ]);
   tell({ job, lines: linesOf(metrics.data), events: events.data, error: undefined, how: "polling" });

@@ -16,7 +16,14 @@ export function Progress({ job }: { job: Job }) {
 export function Bar({ share, label, status = "running" }: { share: number; label: string; status?: string }) {
   const now = Math.floor(share * 100);
   return (
-    <div class={`bar ${status}`} role="progressbar" aria-label={label} aria-valuemin={0} aria-valuemax={100} aria-valuenow={now}>
+    <div
+      class={`bar ${status}`}
+      role="progressbar"
+      aria-label={label}
+      aria-valuemin={0}
+      aria-valuemax={100}
+      aria-valuenow={now}
+    >
       <div style={{ width: `${share * 100}%` }} />
     </div>
   );
@@ -33,7 +40,15 @@ function wordsOf(job: Job, share: number): string {
   return `${percent(share)} · ${left} left, until about ${clock(job.estimated_finish).slice(0, 5)}`;
 }
 
-function queueWords({ position, eta_s, reason }: { position: number; eta_s: number | null; reason: string }): string {
+function queueWords({
+  position,
+  eta_s,
+  reason,
+}: {
+  position: number;
+  eta_s: number | null;
+  reason: string;
+}): string {
   const about = eta_s === null ? "" : ` · starts in about ${roughly(eta_s)}`;
   return `#${position} in the queue${about}. ${reason}`;
 }

@@ -33,8 +33,19 @@ export interface StepProps {
 
 export function emptyDraft(): Draft {
   return {
-    model: "", training_file: "", validation_file: "", suffix: "", seed: "", priority: "",
-    hyperparameters: {}, peft: { method: "lora" }, perturbation: { type: "mgpo" }, training: {}, resources: {}, budget: {}, rest: {},
+    model: "",
+    training_file: "",
+    validation_file: "",
+    suffix: "",
+    seed: "",
+    priority: "",
+    hyperparameters: {},
+    peft: { method: "lora" },
+    perturbation: { type: "mgpo" },
+    training: {},
+    resources: {},
+    budget: {},
+    rest: {},
   };
 }
 
@@ -52,7 +63,12 @@ export function draftOf(job: Job): Draft {
     seed: `${job.seed}`,
     priority: job.priority ? `${job.priority}` : "",
     hyperparameters: texts({ n_epochs: n_epochs ?? null, batch_size: batch_size ?? null }),
-    peft: { ...texts(peft), ...(peft.from ? {} : { target_modules: Array.isArray(target_modules) ? target_modules.join(", ") : "" }) },
+    peft: {
+      ...texts(peft),
+      ...(peft.from
+        ? {}
+        : { target_modules: Array.isArray(target_modules) ? target_modules.join(", ") : "" }),
+    },
     perturbation: texts(withoutDefaults(job.perturbation)),
     training: { ...texts(training), ...earlyStopping(early_stopping) },
     resources: texts(job.resources),
@@ -83,10 +99,19 @@ export function bodyOf(draft: Draft): Fields {
   };
   const hyperparameters = sent(draft.hyperparameters);
   return {
-    ...sent({ model: draft.model, training_file: draft.training_file, validation_file: draft.validation_file, suffix: draft.suffix, seed: draft.seed, priority: draft.priority }),
+    ...sent({
+      model: draft.model,
+      training_file: draft.training_file,
+      validation_file: draft.validation_file,
+      suffix: draft.suffix,
+      seed: draft.seed,
+      priority: draft.priority,
+    }),
     model: draft.model,
     ...(draft.suffix ? { suffix: draft.suffix } : {}),
-    ...(Object.keys(hyperparameters).length ? { method: { type: "supervised", supervised: { hyperparameters } } } : {}),
+    ...(Object.keys(hyperparameters).length
+      ? { method: { type: "supervised", supervised: { hyperparameters } } }
+      : {}),
     ...Object.fromEntries(Object.entries(groups).filter(([, fields]) => Object.keys(fields).length)),
     ...draft.rest,
   };
@@ -104,7 +129,11 @@ export function changed(draft: Draft, change: Fields): Draft {
 }
 
 function texts(fields: Fields): Texts {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null).map(([name, value]) => [name, `${value}`]));
+  return Object.fromEntries(
+    Object.entries(fields)
+      .filter(([, value]) => value !== null)
+      .map(([name, value]) => [name, `${value}`]),
+  );
 }
 
 function earlyStopping(value: Json | undefined): Texts {

@@ -10,7 +10,10 @@ export function useEstimate(body: Fields | null): Loaded<Estimate> | null {
   const api = useApi();
   const offered = useLoaded(offersEstimates, []).data;
   const asked = offered ? body : null;
-  const estimate = useLoaded(asked ? () => api.post<Estimate>("/fine_tuning/jobs", asked, { dry_run: true }) : null, [asked]);
+  const estimate = useLoaded(
+    asked ? () => api.post<Estimate>("/fine_tuning/jobs", asked, { dry_run: true }) : null,
+    [asked],
+  );
   return offered ? estimate : null;
 }
 
@@ -32,11 +35,15 @@ export function EstimatePanel({ estimate, ready, onAdvice }: Props) {
   return (
     <section class="card estimate" aria-live="polite">
       <h2>Estimate</h2>
-      {!ready && <p class="muted">Choose a training file and a model: what the job would take stands here.</p>}
+      {!ready && (
+        <p class="muted">Choose a training file and a model: what the job would take stands here.</p>
+      )}
       {ready && !data && !error && <p class="muted">Working it out…</p>}
       <Failure error={error} doing="The job would not be taken" />
       {data && <Numbers estimate={data} />}
-      {data?.fits.advice.map((each) => <Advised key={JSON.stringify(each.change)} advice={each} onTake={() => onAdvice(each.change)} />)}
+      {data?.fits.advice.map((each) => (
+        <Advised key={JSON.stringify(each.change)} advice={each} onTake={() => onAdvice(each.change)} />
+      ))}
     </section>
   );
 }
@@ -46,13 +53,31 @@ function Numbers({ estimate }: { estimate: Estimate }) {
   return (
     <>
       <dl class="facts narrow">
-        {time && <Fact name="Time" value={`≈ ${roughly(time.expected_s)}`} more={`${roughly(time.low_s)} to ${roughly(time.high_s)}`} />}
-        {memory && <Fact name="Memory" value={`≈ ${bytes(memory.expected_bytes)}`} more={`${bytes(memory.low_bytes)} to ${bytes(memory.high_bytes)}`} />}
+        {time && (
+          <Fact
+            name="Time"
+            value={`≈ ${roughly(time.expected_s)}`}
+            more={`${roughly(time.low_s)} to ${roughly(time.high_s)}`}
+          />
+        )}
+        {memory && (
+          <Fact
+            name="Memory"
+            value={`≈ ${bytes(memory.expected_bytes)}`}
+            more={`${bytes(memory.low_bytes)} to ${bytes(memory.high_bytes)}`}
+          />
+        )}
         <Fact name="Steps" value={whole(steps)} more={`${whole(tokens.total)} tokens`} />
-        <Fact name="Wait" value={queue.wait_expected_s === null ? "unknown" : `≈ ${roughly(queue.wait_expected_s)}`} more={queue.reason} />
+        <Fact
+          name="Wait"
+          value={queue.wait_expected_s === null ? "unknown" : `≈ ${roughly(queue.wait_expected_s)}`}
+          more={queue.reason}
+        />
       </dl>
       <Notice kind={fits.verdict ? "good" : "warn"} title={fits.words} />
-      {warnings.map((each) => <Notice key={each} kind="warn" title={each} />)}
+      {warnings.map((each) => (
+        <Notice key={each} kind="warn" title={each} />
+      ))}
       <p class="hint">{basis.words.charAt(0).toUpperCase() + basis.words.slice(1)}.</p>
     </>
   );
@@ -62,18 +87,26 @@ function Fact({ name, value, more }: { name: string; value: string; more: string
   return (
     <div>
       <dt>{name}</dt>
-      <dd>{value}<span class="sub">{more}</span></dd>
+      <dd>
+        {value}
+        <span class="sub">{more}</span>
+      </dd>
     </div>
   );
 }
 
 /** A change that needs less memory, to be taken over with a press. */
 function Advised({ advice, onTake }: { advice: Advice; onTake: () => void }) {
-  const change = Object.entries(advice.change).map(([name, value]) => `${name} = ${value}`).join(", ");
+  const change = Object.entries(advice.change)
+    .map(([name, value]) => `${name} = ${value}`)
+    .join(", ");
   return (
     <p class="advised">
-      <code>{change}</code> needs about {bytes(advice.expected_bytes)}{advice.fits ? "" : ", still too much"}.
-      <Button kind="quiet" label={`Take over ${change}`} onClick={onTake}>Take over</Button>
+      <code>{change}</code> needs about {bytes(advice.expected_bytes)}
+      {advice.fits ? "" : ", still too much"}.
+      <Button kind="quiet" label={`Take over ${change}`} onClick={onTake}>
+        Take over
+      </Button>
     </p>
   );
 }
