@@ -1,5 +1,6 @@
 """What a user does: upload, submit, watch, cancel, compare, take away."""
 
+import asyncio
 import csv
 import hashlib
 import re
@@ -7,11 +8,13 @@ import struct
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 from openai.types.fine_tuning import FineTuningJob
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.browser.conftest import PATIENCE_MS, Opened, Tenant
+from tests.e2e.jobs import create
 from tests.factories import jsonl
 
 pytestmark = pytest.mark.browser
@@ -42,6 +45,34 @@ async def test_a_file_is_uploaded_trained_on_watched_and_the_job_cancelled(
     job = http.get("/fine_tuning/jobs", params={"limit": 1}).json()["data"][0]
     assert (job["suffix"], job["status"]) == ("watched", "cancelled")
     assert job["progress"]["step"] >= later > first
+
+
+async def test_a_curve_goes_on_where_its_connection_broke(
+    opened: Opened, tenant: Tenant, http: httpx.Client, client: openai.OpenAI, working: Path
+):
+    rows = client.files.create(file=("rows.jsonl", jsonl(24)), purpose="fine-tune").id
+    job = create(client, rows, hyperparameters={"n_epochs": 1000, "batch_size": 4})
+    said = await asyncio.to_thread(beginning, http, job.id, steps=3)
+    page = await opened(tenant.admin)
+    asked: list[str | None] = []
+
+    async def break_once(route: Route) -> None:
+        asked.append(route.request.headers.get("last-event-id"))
+        if len(asked) > 1:
+            return await route.continue_()
+        return await route.fulfill(content_type="text/event-stream", body=said)
+
+    await page.route("**/stream", break_once)
+    await page.evaluate(f"location.hash = '#/jobs/{job.id}'")
+    await step_after(page, 6, timeout_ms=60_000)
+    async with page.expect_download() as saving:
+        await page.get_by_role("button", name="Save Loss as CSV").click()
+    rows_saved = csv.DictReader(Path(await (await saving.value).path()).read_text().splitlines())
+    client.fine_tuning.jobs.cancel(job.id)
+
+    steps = [int(row["step"]) for row in rows_saved]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) > 6
+    assert asked[:2] == [None, re.findall(r"^id: (.+)$", said, re.MULTILINE)[-1]]
 
 
 async def test_a_file_that_is_no_training_data_is_refused_with_the_line(
@@ -189,6 +220,17 @@ async def test_a_chart_is_zoomed_by_dragging_and_shown_whole_again(
     await show_all.click()
 
     await expect(page.get_by_role("button", name="Show all")).to_have_count(0)
+
+
+def beginning(http: httpx.Client, job_id: str, *, steps: int) -> str:
+    """What the stream says of a job until so many steps are told."""
+    said = ""
+    with http.stream("GET", f"/fine_tuning/jobs/{job_id}/stream", timeout=120) as stream:
+        for line in stream.iter_lines():
+            said += line + "\n"
+            if said.count("event: metrics") >= steps and not line:
+                return said
+    raise AssertionError(f"the stream ended after {said!r}")
 
 
 async def first_step(page: Page) -> int:
