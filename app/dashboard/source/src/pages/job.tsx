@@ -1,6 +1,6 @@
 import { href } from "../lib/router";
 import { nameOf } from "../lib/jobs";
-import { useLiveJob } from "../lib/live";
+import { type Live, useLiveJob } from "../lib/live";
 import { useApi } from "../lib/session";
 import { Failure } from "../ui/notice";
 import { Loading, Page } from "../ui/page";
@@ -68,15 +68,11 @@ export function JobPage({ id }: { id: string }) {
   );
 }
 
-function Connection({ how }: { how: string }) {
-  const words: Record<string, string> = {
-    streaming: "live",
-    polling: "live, every 2 s",
-    connecting: "connecting…",
-  };
-  return words[how] ? (
+function Connection({ how }: { how: Live["how"] }) {
+  if (how === "over") return null;
+  return (
     <span class={`connection ${how}`} role="status">
-      {words[how]}
+      {how === "streaming" ? "live" : "connecting…"}
     </span>
-  ) : null;
+  );
 }

@@ -55,8 +55,8 @@ function Form({ start }: { start: Draft }) {
   const ready = draft.training_file && draft.model ? null : "Choose a training file and a model first.";
   const body = bodyOf(draft);
   const estimate = useEstimate(useSettled(ready ? null : body, 500));
-  const wrong = problemOf(error) ?? problemOf(estimate?.error);
-  const step = { draft, change, wrong, resolved: estimate?.data?.spec };
+  const wrong = problemOf(error) ?? problemOf(estimate.error);
+  const step = { draft, change, wrong, resolved: estimate.data?.spec };
   const submit = () =>
     run(async () => {
       const job = await api.post<Job>("/fine_tuning/jobs", body);

@@ -1,4 +1,3 @@
-import { isMissing } from "../../lib/api";
 import { ago } from "../../lib/format";
 import { useLoaded } from "../../lib/hooks";
 import { href } from "../../lib/router";
@@ -13,7 +12,6 @@ export function Comparisons() {
     (signal) => api.get<Page<ComparisonSummary>>("/comparisons", {}, signal),
     [],
   );
-  if (isMissing(error)) return null;
   return (
     <section class="card">
       <h2>Comparisons over seeds</h2>

@@ -1,4 +1,3 @@
-import { isMissing } from "../../lib/api";
 import { useLoaded } from "../../lib/hooks";
 import { isOver } from "../../lib/jobs";
 import { useApi } from "../../lib/session";
@@ -13,7 +12,6 @@ export function StabilityReport({ job }: { job: Job }) {
     [job.id, job.status],
     { every: isOver(job) ? 0 : 15_000 },
   );
-  if (isMissing(error)) return null;
   return (
     <section aria-label="Stability" class="findings">
       <Failure error={error} doing="The stability report cannot be read" />

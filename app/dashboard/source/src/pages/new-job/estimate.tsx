@@ -5,32 +5,21 @@ import type { Advice, Estimate, Fields } from "../../lib/types";
 import { Button } from "../../ui/buttons";
 import { Failure, Notice } from "../../ui/notice";
 
-/** Ask what a job would take, without submitting it; null where the server has no estimates. */
-export function useEstimate(body: Fields | null): Loaded<Estimate> | null {
+/** Ask what a job would take, without submitting it. */
+export function useEstimate(body: Fields | null): Loaded<Estimate> {
   const api = useApi();
-  const offered = useLoaded(offersEstimates, []).data;
-  const asked = offered ? body : null;
-  const estimate = useLoaded(
-    asked ? () => api.post<Estimate>("/fine_tuning/jobs", asked, { dry_run: true }) : null,
-    [asked],
-  );
-  return offered ? estimate : null;
-}
-
-/** A server that does not know `dry_run` would submit the job. */
-async function offersEstimates(): Promise<boolean> {
-  const said = await (await fetch("/openapi.json")).text();
-  return said.includes('"dry_run"');
+  return useLoaded(body ? () => api.post<Estimate>("/fine_tuning/jobs", body, { dry_run: true }) : null, [
+    body,
+  ]);
 }
 
 interface Props {
-  estimate: Loaded<Estimate> | null;
+  estimate: Loaded<Estimate>;
   ready: boolean;
   onAdvice: (change: Fields) => void;
 }
 
 export function EstimatePanel({ estimate, ready, onAdvice }: Props) {
-  if (!estimate) return null;
   const { data, error } = estimate;
   return (
     <section class="card estimate" aria-live="polite">
