@@ -174,6 +174,68 @@ async def test_a_clone_is_submitted_as_the_job_was(
     assert {name: again[name] for name in asked} == {name: first[name] for name in asked}
 
 
+async def test_what_a_job_would_take_is_told_before_it_is_submitted(
+    opened: Opened, tenant: Tenant, trained: Trained, http: httpx.Client
+):
+    rows = trained["mgpo"].training_file
+    asked = {"model": "tiny-llama", "training_file": rows}
+    before = http.get("/fine_tuning/jobs", params={"limit": 1}).json()["data"]
+    page = await opened(tenant.admin, route=f"#/new?file={rows}")
+
+    await page.get_by_label("Base model").select_option("tiny-llama")
+    estimate = page.locator(".estimate")
+    await expect(estimate).to_contain_text("It fits")
+    steps = http.post("/fine_tuning/jobs", params={"dry_run": True}, json=asked).json()["steps"]
+    await expect(estimate).to_contain_text(f"Steps{steps}")
+    await page.get_by_label("Epochs").fill("0")
+
+    await expect(estimate.get_by_role("alert")).to_contain_text("n_epochs")
+    after = http.get("/fine_tuning/jobs", params={"limit": 1}).json()["data"]
+    assert [job["id"] for job in after] == [job["id"] for job in before]
+
+
+async def test_the_stability_of_a_run_is_judged_beside_its_curves(
+    opened: Opened, tenant: Tenant, trained: Trained, http: httpx.Client
+):
+    report = http.get(f"/fine_tuning/jobs/{trained['mgpo'].id}/report").json()
+
+    page = await opened(tenant.admin, route=f"#/jobs/{trained['mgpo'].id}")
+
+    judged = page.get_by_role("region", name="Stability")
+    await expect(judged).to_contain_text(report["summary"])
+    for finding in report["findings"]:
+        await expect(judged).to_contain_text(finding["advice"])
+
+
+async def test_a_comparison_over_seeds_is_watched_and_cancelled(
+    opened: Opened, tenant: Tenant, trained: Trained, http: httpx.Client
+):
+    job = trained["mgpo"]
+    asked = {
+        "name": "by the browser",
+        "model": "tiny-llama",
+        "training_file": job.training_file,
+        "validation_file": job.validation_file,
+        "methods": [
+            {"name": name, "peft": {"method": "lora"}, "perturbation": {"type": name}}
+            for name in ("none", "mgpo")
+        ],
+        "seeds": 2,
+        "budget": {"equal": "steps", "max_steps": 400},
+    }
+    made = http.post("/comparisons", json=asked).json()
+    page = await opened(tenant.admin, route="#/compare")
+
+    await page.get_by_role("link", name="by the browser").click()
+    await expect(page.get_by_text("0 of 4 jobs over")).to_be_visible()
+    await page.get_by_role("button", name="Cancel", exact=True).click()
+    await page.get_by_role("button", name="Cancel it").click()
+
+    await expect(page.get_by_text("cancelled").first).to_be_visible()
+    await expect(page.get_by_role("button", name="Cancel", exact=True)).to_have_count(0)
+    assert http.get(f"/comparisons/{made['id']}").json()["status"] == "cancelled"
+
+
 async def test_a_job_is_found_by_its_words_and_its_status(
     opened: Opened, tenant: Tenant, trained: Trained
 ):
