@@ -155,22 +155,20 @@ def best(*, free: int, total: int, held: Sequence[str]) -> Select[Any]:
     )
 
 
-async def place(tx: AsyncSession, job_id: str) -> Place | None:
-    """Return a job's place in the line; None when it does not wait."""
-    return await _place_in(tx, line(), job_id)
+async def places(tx: AsyncSession, job_ids: Sequence[str]) -> dict[str, Place]:
+    """Return the places of those of some jobs that wait, by their ids."""
+    return await _places_in(tx, line(), job_ids)
 
 
 async def place_of(tx: AsyncSession, newcomer: Newcomer) -> Place:
     """Return where a job would stand that is submitted now."""
-    found = await _place_in(tx, line(newcomer), NEWCOMER)
-    assert found is not None, "its organization asks"
-    return found
+    found = await _places_in(tx, line(newcomer), [NEWCOMER])
+    return found[NEWCOMER]
 
 
-async def _place_in(tx: AsyncSession, queue: CTE, job_id: str) -> Place | None:
-    found = await tx.execute(select(queue.c.place, queue.c.full).where(queue.c.id == job_id))
-    row = found.one_or_none()
-    return Place(*row) if row else None
+async def _places_in(tx: AsyncSession, queue: CTE, job_ids: Sequence[str]) -> dict[str, Place]:
+    query = select(queue.c.id, queue.c.place, queue.c.full).where(queue.c.id.in_(job_ids))
+    return {job_id: Place(number, full) for job_id, number, full in await tx.execute(query)}
 
 
 async def first_waiting(tx: AsyncSession) -> str | None:

@@ -118,7 +118,9 @@ async def list_jobs(
     page = await service.list_jobs(
         tx, caller.organization_id, metadata=metadata, after=after, limit=limit
     )
-    return list_out([job_out(job) for job in page.data], has_more=page.has_more)
+    places = await service.queue_places(tx, page.data)
+    shown = [job_out(job, places.get(job.id)) for job in page.data]
+    return list_out(shown, has_more=page.has_more)
 
 
 @router.get("/{job_id}", response_model=JobOut)

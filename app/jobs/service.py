@@ -1,6 +1,7 @@
 """Jobs as their owner sees them: submit, look, cancel."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from app.jobs import defaults, events, lease, queue, sources, submissions
 from app.jobs.compatible import check_asked, check_formats
 from app.jobs.defaults import Facts
 from app.jobs.events import EventType
+from app.jobs.queue import Place
 from app.jobs.schemas import CreateJob, QueueOut, Series, number_out
 from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
 from app.jobs.states import TERMINAL, JobStatus
@@ -34,6 +36,7 @@ from app.permissions.service import readable_by
 from app.settings import ApiSettings
 from app.tables import Attempt, Checkpoint, File, Job, JobEvent, LogChunk, Metric
 from app.workers import service as workers
+from app.workers.service import Node
 
 log = structlog.get_logger()
 
@@ -152,15 +155,27 @@ async def _readable(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
 
 async def queue_place(tx: AsyncSession, job: Job) -> QueueOut | None:
     """Return where a queued job stands among all that wait."""
-    if job.status != JobStatus.QUEUED:
-        return None
-    place = await queue.place(tx, job.id)
-    if place is None:  # a worker took it this moment
-        return None
-    ahead = place.number - 1
+    return (await queue_places(tx, [job])).get(job.id)
+
+
+async def queue_places(tx: AsyncSession, jobs: Sequence[Job]) -> dict[str, QueueOut]:
+    """Return where the queued ones of some jobs stand among all that wait, by their ids."""
+    waiting = [job for job in jobs if job.status == JobStatus.QUEUED]
+    if not waiting:
+        return {}
+    places = await queue.places(tx, [job.id for job in waiting])
     nodes = await workers.alive(tx)
-    needed = int(job.spec["resources"]["gpus"])
     typical_s = await workers.median_duration_s(tx)
+    return {
+        job.id: _queue_out(job, places[job.id], nodes, typical_s)
+        for job in waiting
+        if job.id in places  # else a worker took it this moment
+    }
+
+
+def _queue_out(job: Job, place: Place, nodes: Sequence[Node], typical_s: float | None) -> QueueOut:
+    ahead = place.number - 1
+    needed = int(job.spec["resources"]["gpus"])
     wait_s = workers.wait_s(nodes, needed=needed, ahead=ahead, typical_s=typical_s)
     return QueueOut(
         position=place.number,

@@ -197,6 +197,20 @@ def test_waiting_jobs_know_their_place(http: httpx.Client, training_file: str):
     assert second["queue"]["position"] == second["queue"]["ahead"] + 1
 
 
+def test_a_list_tells_of_waiting_jobs_what_each_tells_by_itself(
+    http: httpx.Client, training_file: str
+):
+    waits, over = (submit(http, training_file).json()["id"] for _ in range(2))
+    http.post(f"{JOBS}/{over}/cancel")
+
+    listed = http.get(JOBS, params={"limit": 2}).json()["data"]
+
+    assert [job["id"] for job in listed] == [over, waits]
+    assert listed[0]["queue"] is None
+    assert listed[1]["queue"] == http.get(f"{JOBS}/{waits}").json()["queue"]
+    assert listed[1]["queue"]["reason"]
+
+
 def test_jobs_are_listed_newest_first_and_paged(http: httpx.Client, training_file: str):
     ids = [submit(http, training_file).json()["id"] for _ in range(3)]
 

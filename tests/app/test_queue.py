@@ -13,10 +13,10 @@ from app.jobs import lease, service
 from app.jobs.lease import Claim
 from app.jobs.queue import PATIENCE_S
 from app.jobs.schemas import CreateJob
-from app.settings import Settings
+from app.settings import ApiSettings
 from tests.app.racing import SilentBell
 from tests.app.records import make_file, make_organization, run
-from tests.factories import jsonl
+from tests.factories import PEPPER, jsonl
 
 pytestmark = pytest.mark.usefixtures("empty_queue")
 JOBS = "/fine_tuning/jobs"
@@ -256,7 +256,9 @@ async def submit_directly(db: Database, organization: str) -> None:
     file = await make_file(db, organization)
     await run(db, "UPDATE files SET rows = 24, row_format = 'chat' WHERE id = :id", id=file.id)
     body = CreateJob(model="hub/tiny", training_file=file.id)
-    settings = Settings(database_url="-", redis_url="-", hub_models="hub/tiny")
+    settings = ApiSettings(
+        database_url="-", redis_url="-", hub_models="hub/tiny", key_pepper=PEPPER
+    )
     async with db.transaction() as tx:
         await service.create(tx, organization, body, settings=settings, bell=SilentBell())
 

@@ -49,9 +49,9 @@ def tenant(api: Api) -> Tenant:
     return Tenant(admin=api.key(name, Scope.ADMIN), reader=api.key(name, Scope.READ))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def working(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One worker for all of these tests; yields its log."""
+    """One worker for all of these tests, and for no others; yields its log."""
     with celery_worker(api.settings, tmp_path_factory.mktemp("celery") / "worker.log") as log:
         yield log
 
@@ -68,7 +68,7 @@ def client(api: Api, tenant: Tenant) -> Iterator[openai.OpenAI]:
         yield openai_client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def trained(client: openai.OpenAI, working: Path) -> dict[str, FineTuningJob]:
     """Two jobs that succeeded, and one that failed, by their names."""
     train = client.files.create(file=("train.jsonl", jsonl(40)), purpose="fine-tune").id
@@ -89,7 +89,7 @@ def trained(client: openai.OpenAI, working: Path) -> dict[str, FineTuningJob]:
     return dict(zip(asked, ended, strict=True))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         running = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)

@@ -1,5 +1,6 @@
 """What a user does: upload, submit, watch, cancel, compare, take away."""
 
+import asyncio
 import csv
 import hashlib
 import re
@@ -7,11 +8,13 @@ import struct
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 from openai.types.fine_tuning import FineTuningJob
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.browser.conftest import PATIENCE_MS, Opened, Tenant
+from tests.e2e.jobs import create
 from tests.factories import jsonl
 
 pytestmark = pytest.mark.browser
@@ -32,6 +35,7 @@ async def test_a_file_is_uploaded_trained_on_watched_and_the_job_cancelled(
     await page.get_by_role("button", name="Start training").click()
     await expect(page.get_by_role("heading", name="watched")).to_be_visible()
     first = await first_step(page)
+    await expect(page.get_by_text("live", exact=True)).to_be_visible()  # it need not ask
 
     later = await step_after(page, first)
     await page.get_by_role("button", name="Cancel", exact=True).click()
@@ -41,6 +45,34 @@ async def test_a_file_is_uploaded_trained_on_watched_and_the_job_cancelled(
     job = http.get("/fine_tuning/jobs", params={"limit": 1}).json()["data"][0]
     assert (job["suffix"], job["status"]) == ("watched", "cancelled")
     assert job["progress"]["step"] >= later > first
+
+
+async def test_a_curve_goes_on_where_its_connection_broke(
+    opened: Opened, tenant: Tenant, http: httpx.Client, client: openai.OpenAI, working: Path
+):
+    rows = client.files.create(file=("rows.jsonl", jsonl(24)), purpose="fine-tune").id
+    job = create(client, rows, hyperparameters={"n_epochs": 1000, "batch_size": 4})
+    said = await asyncio.to_thread(beginning, http, job.id, steps=3)
+    page = await opened(tenant.admin)
+    asked: list[str | None] = []
+
+    async def break_once(route: Route) -> None:
+        asked.append(route.request.headers.get("last-event-id"))
+        if len(asked) > 1:
+            return await route.continue_()
+        return await route.fulfill(content_type="text/event-stream", body=said)
+
+    await page.route("**/stream", break_once)
+    await page.evaluate(f"location.hash = '#/jobs/{job.id}'")
+    await step_after(page, 6, timeout_ms=60_000)
+    async with page.expect_download() as saving:
+        await page.get_by_role("button", name="Save Loss as CSV").click()
+    rows_saved = csv.DictReader(Path(await (await saving.value).path()).read_text().splitlines())
+    client.fine_tuning.jobs.cancel(job.id)
+
+    steps = [int(row["step"]) for row in rows_saved]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) > 6
+    assert asked[:2] == [None, re.findall(r"^id: (.+)$", said, re.MULTILINE)[-1]]
 
 
 async def test_a_file_that_is_no_training_data_is_refused_with_the_line(
@@ -142,6 +174,68 @@ async def test_a_clone_is_submitted_as_the_job_was(
     assert {name: again[name] for name in asked} == {name: first[name] for name in asked}
 
 
+async def test_what_a_job_would_take_is_told_before_it_is_submitted(
+    opened: Opened, tenant: Tenant, trained: Trained, http: httpx.Client
+):
+    rows = trained["mgpo"].training_file
+    asked = {"model": "tiny-llama", "training_file": rows}
+    before = http.get("/fine_tuning/jobs", params={"limit": 1}).json()["data"]
+    page = await opened(tenant.admin, route=f"#/new?file={rows}")
+
+    await page.get_by_label("Base model").select_option("tiny-llama")
+    estimate = page.locator(".estimate")
+    await expect(estimate).to_contain_text("It fits")
+    steps = http.post("/fine_tuning/jobs", params={"dry_run": True}, json=asked).json()["steps"]
+    await expect(estimate).to_contain_text(f"Steps{steps}")
+    await page.get_by_label("Epochs").fill("0")
+
+    await expect(estimate.get_by_role("alert")).to_contain_text("n_epochs")
+    after = http.get("/fine_tuning/jobs", params={"limit": 1}).json()["data"]
+    assert [job["id"] for job in after] == [job["id"] for job in before]
+
+
+async def test_the_stability_of_a_run_is_judged_beside_its_curves(
+    opened: Opened, tenant: Tenant, trained: Trained, http: httpx.Client
+):
+    report = http.get(f"/fine_tuning/jobs/{trained['mgpo'].id}/report").json()
+
+    page = await opened(tenant.admin, route=f"#/jobs/{trained['mgpo'].id}")
+
+    judged = page.get_by_role("region", name="Stability")
+    await expect(judged).to_contain_text(report["summary"])
+    for finding in report["findings"]:
+        await expect(judged).to_contain_text(finding["advice"])
+
+
+async def test_a_comparison_over_seeds_is_watched_and_cancelled(
+    opened: Opened, tenant: Tenant, trained: Trained, http: httpx.Client
+):
+    job = trained["mgpo"]
+    asked = {
+        "name": "by the browser",
+        "model": "tiny-llama",
+        "training_file": job.training_file,
+        "validation_file": job.validation_file,
+        "methods": [
+            {"name": name, "peft": {"method": "lora"}, "perturbation": {"type": name}}
+            for name in ("none", "mgpo")
+        ],
+        "seeds": 2,
+        "budget": {"equal": "steps", "max_steps": 400},
+    }
+    made = http.post("/comparisons", json=asked).json()
+    page = await opened(tenant.admin, route="#/compare")
+
+    await page.get_by_role("link", name="by the browser").click()
+    await expect(page.get_by_text("0 of 4 jobs over")).to_be_visible()
+    await page.get_by_role("button", name="Cancel", exact=True).click()
+    await page.get_by_role("button", name="Cancel it").click()
+
+    await expect(page.get_by_text("cancelled").first).to_be_visible()
+    await expect(page.get_by_role("button", name="Cancel", exact=True)).to_have_count(0)
+    assert http.get(f"/comparisons/{made['id']}").json()["status"] == "cancelled"
+
+
 async def test_a_job_is_found_by_its_words_and_its_status(
     opened: Opened, tenant: Tenant, trained: Trained
 ):
@@ -188,6 +282,17 @@ async def test_a_chart_is_zoomed_by_dragging_and_shown_whole_again(
     await show_all.click()
 
     await expect(page.get_by_role("button", name="Show all")).to_have_count(0)
+
+
+def beginning(http: httpx.Client, job_id: str, *, steps: int) -> str:
+    """What the stream says of a job until so many steps are told."""
+    said = ""
+    with http.stream("GET", f"/fine_tuning/jobs/{job_id}/stream", timeout=120) as stream:
+        for line in stream.iter_lines():
+            said += line + "\n"
+            if said.count("event: metrics") >= steps and not line:
+                return said
+    raise AssertionError(f"the stream ended after {said!r}")
 
 
 async def first_step(page: Page) -> int:

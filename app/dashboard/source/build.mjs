@@ -18,7 +18,11 @@ function digestOfSources() {
     .sort();
   const hash = createHash("sha256");
   for (const name of names) {
-    hash.update(name).update("\0").update(readFileSync(join(here, name))).update("\0");
+    hash
+      .update(name)
+      .update("\0")
+      .update(readFileSync(join(here, name)))
+      .update("\0");
   }
   return hash.digest("hex");
 }

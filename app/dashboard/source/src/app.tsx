@@ -67,9 +67,20 @@ function pageFor(section: string, id: string | undefined, query: URLSearchParams
     case "jobs":
       return id ? <JobPage key={id} id={id} /> : <Jobs />;
     case "new":
-      return <NewJob key={query.toString()} clone={query.get("clone")} file={query.get("file")} model={query.get("model")} />;
+      return (
+        <NewJob
+          key={query.toString()}
+          clone={query.get("clone")}
+          file={query.get("file")}
+          model={query.get("model")}
+        />
+      );
     case "compare":
-      return id ? <ComparisonPage key={id} id={id} /> : <CompareJobs asked={query.get("jobs")?.split(",").filter(Boolean) ?? []} />;
+      return id ? (
+        <ComparisonPage key={id} id={id} />
+      ) : (
+        <CompareJobs asked={query.get("jobs")?.split(",").filter(Boolean) ?? []} />
+      );
     case "files":
       return <Files />;
     case "models":
@@ -82,7 +93,9 @@ function pageFor(section: string, id: string | undefined, query: URLSearchParams
       return (
         <Page title="No such page">
           <Empty title="There is nothing here">
-            <p><a href="#/jobs">Go to the jobs</a></p>
+            <p>
+              <a href="#/jobs">Go to the jobs</a>
+            </p>
           </Empty>
         </Page>
       );

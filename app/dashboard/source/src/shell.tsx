@@ -21,16 +21,30 @@ export function Shell({ section, children }: { section: string; children: Compon
   useEffect(() => setOpen(false), [section]);
   return (
     <>
-      <a class="skip" href="#main" onClick={skip}>Skip to the page</a>
+      <a class="skip" href="#main" onClick={skip}>
+        Skip to the page
+      </a>
       <header class="top">
-        <a class="brand" href="#/jobs"><Logo />Basin</a>
-        <button type="button" class="quiet menu" aria-expanded={open} aria-controls="nav" onClick={() => setOpen(!open)}>
-          <Icon name="menu" />Menu
+        <a class="brand" href="#/jobs">
+          <Logo />
+          Basin
+        </a>
+        <button
+          type="button"
+          class="quiet menu"
+          aria-expanded={open}
+          aria-controls="nav"
+          onClick={() => setOpen(!open)}
+        >
+          <Icon name="menu" />
+          Menu
         </button>
         <div id="nav" class={open ? "nav open" : "nav"}>
           <nav aria-label="Pages">
             {PAGES.map(([name, words]) => (
-              <a key={name} href={`#/${name}`} aria-current={name === section ? "page" : undefined}>{words}</a>
+              <a key={name} href={`#/${name}`} aria-current={name === section ? "page" : undefined}>
+                {words}
+              </a>
             ))}
           </nav>
           <Who />
@@ -46,8 +60,12 @@ function Who() {
   return (
     <div class="who">
       <ThemeChoice />
-      <span class="who-name" title={`Key ${self.id} (${self.name})`}>{self.organization.name} · {self.scope}</span>
-      <button type="button" class="quiet" onClick={() => signOut()}>Sign out</button>
+      <span class="who-name" title={`Key ${self.id} (${self.name})`}>
+        {self.organization.name} · {self.scope}
+      </span>
+      <button type="button" class="quiet" onClick={() => signOut()}>
+        Sign out
+      </button>
     </div>
   );
 }

@@ -32,7 +32,9 @@ function Swatch({ trace }: { trace: Trace }) {
   return (
     <svg class="swatch" viewBox="0 0 18 8" aria-hidden="true">
       <path d="M0 4H18" stroke={stroke} stroke-width="2" stroke-dasharray={trace.dash?.join(" ") ?? ""} />
-      {trace.kind === "points" && <circle cx="9" cy="4" r="3" fill="var(--surface)" stroke={stroke} stroke-width="1.5" />}
+      {trace.kind === "points" && (
+        <circle cx="9" cy="4" r="3" fill="var(--surface)" stroke={stroke} stroke-width="1.5" />
+      )}
     </svg>
   );
 }

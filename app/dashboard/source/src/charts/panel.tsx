@@ -27,22 +27,47 @@ interface Props {
   tools?: ComponentChildren;
 }
 
-export function Panel({ title, hint, traces, weight = 0, log = false, height = 180, format = number, together, filename, tools }: Props) {
+export function Panel({
+  title,
+  hint,
+  traces,
+  weight = 0,
+  log = false,
+  height = 180,
+  format = number,
+  together,
+  filename,
+  tools,
+}: Props) {
   const [row, setRow] = useState<number | null>(null);
   const [zoomed, setZoomed] = useState(false);
   const plot = useRef<uPlot | null>(null);
   const colours = useColours();
   const drawing = useMemo(() => draw(traces, weight, log), [traces, weight, log, colours]);
-  const png = () => plot.current && pngOf(plot.current, title, traces).then((image) => save(image, `${filename}.png`));
+  const png = () =>
+    plot.current && pngOf(plot.current, title, traces).then((image) => save(image, `${filename}.png`));
   return (
     <figure class="panel">
       <figcaption class="panel-head">
         <h3>{title}</h3>
         <div class="tools">
           {tools}
-          {zoomed && <button type="button" class="quiet" onClick={() => showAll(together)}>Show all</button>}
-          <button type="button" class="quiet" aria-label={`Save ${title} as PNG`} onClick={png}>PNG</button>
-          <button type="button" class="quiet" aria-label={`Save ${title} as CSV`} onClick={() => saveText(table(traces), `${filename}.csv`)}>CSV</button>
+          {zoomed && (
+            <button type="button" class="quiet" onClick={() => showAll(together)}>
+              Show all
+            </button>
+          )}
+          <button type="button" class="quiet" aria-label={`Save ${title} as PNG`} onClick={png}>
+            PNG
+          </button>
+          <button
+            type="button"
+            class="quiet"
+            aria-label={`Save ${title} as CSV`}
+            onClick={() => saveText(table(traces), `${filename}.csv`)}
+          >
+            CSV
+          </button>
         </div>
       </figcaption>
       {hint && <p class="hint">{hint}</p>}
@@ -70,7 +95,9 @@ function spoken(traces: Trace[], format: (value: number) => string): string {
   return traces
     .map(({ label, line }) => {
       const value = last(line);
-      return value === null ? `${label}: nothing yet.` : `${label}: ${format(value)} at step ${whole(line.steps.at(-1) ?? 0)}.`;
+      return value === null
+        ? `${label}: nothing yet.`
+        : `${label}: ${format(value)} at step ${whole(line.steps.at(-1) ?? 0)}.`;
     })
     .join(" ");
 }

@@ -108,9 +108,13 @@ function zoom(plot: uPlot, together: string, factor: number): void {
   const seen = viewOf(plot);
   if (!seen) return;
   const { min, max } = seen;
-  const middle = plot.cursor.idx === null || plot.cursor.idx === undefined ? (min + max) / 2 : steps[plot.cursor.idx]!;
+  const middle =
+    plot.cursor.idx === null || plot.cursor.idx === undefined ? (min + max) / 2 : steps[plot.cursor.idx]!;
   const [first, last] = [steps[0]!, steps[steps.length - 1]!];
-  const view = { min: Math.max(first, middle - (middle - min) * factor), max: Math.min(last, middle + (max - middle) * factor) };
+  const view = {
+    min: Math.max(first, middle - (middle - min) * factor),
+    max: Math.min(last, middle + (max - middle) * factor),
+  };
   if (view.max > view.min) for (const each of uPlot.sync(together).plots) each.setScale("x", view);
 }
 
@@ -128,8 +132,20 @@ function optionsFor(props: Props, width: number): Omit<uPlot.Options, "series"> 
     legend: { show: false },
     scales: { x: { time: false }, y: props.log ? logScale() : { range: roomy } },
     axes: [
-      { ...axis, size: 26, gap: 4, incrs: [1, 2, 5].flatMap((one) => [0, 1, 2, 3, 4, 5, 6].map((power) => one * 10 ** power)).sort((a, b) => a - b) },
-      { ...axis, size: 58, gap: 6, values: (_, splits) => splits.map((split) => (split === null ? "" : props.format(split))) },
+      {
+        ...axis,
+        size: 26,
+        gap: 4,
+        incrs: [1, 2, 5]
+          .flatMap((one) => [0, 1, 2, 3, 4, 5, 6].map((power) => one * 10 ** power))
+          .sort((a, b) => a - b),
+      },
+      {
+        ...axis,
+        size: 58,
+        gap: 6,
+        values: (_, splits) => splits.map((split) => (split === null ? "" : props.format(split))),
+      },
     ],
     cursor: {
       sync: { key: props.together, setSeries: false, scales: ["x", null] },

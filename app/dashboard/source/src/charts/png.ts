@@ -20,11 +20,20 @@ export function pngOf(plot: uPlot, title: string, traces: Trace[]): Promise<Blob
   pen.fillText(title, pad, 28 * ratio);
   writeLegend(pen, traces, pad, canvas.height - 14 * ratio, ratio);
   return new Promise((resolve, reject) =>
-    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("The picture cannot be made."))), "image/png"),
+    canvas.toBlob(
+      (blob) => (blob ? resolve(blob) : reject(new Error("The picture cannot be made."))),
+      "image/png",
+    ),
   );
 }
 
-function writeLegend(pen: CanvasRenderingContext2D, traces: Trace[], left: number, base: number, ratio: number): void {
+function writeLegend(
+  pen: CanvasRenderingContext2D,
+  traces: Trace[],
+  left: number,
+  base: number,
+  ratio: number,
+): void {
   pen.font = `${12 * ratio}px system-ui, sans-serif`;
   let x = left;
   for (const trace of traces) {

@@ -23,16 +23,40 @@ export function useLossView(): LossView {
 export function LossTools({ view }: { view: LossView }) {
   return (
     <>
-      <label class="slider">
-        Smoothing
-        <input type="range" min={0} max={0.98} step={0.02} value={view.weight} aria-valuetext={`${Math.round(view.weight * 100)} percent`} onInput={(event) => view.setWeight(Number(event.currentTarget.value))} />
-        <output>{view.weight.toFixed(2)}</output>
-      </label>
-      <label class="check">
-        <input type="checkbox" checked={view.log} onChange={(event) => view.setLog(event.currentTarget.checked)} />
-        Log axis
-      </label>
+      <Smoothing view={view} />
+      <LogAxis view={view} />
     </>
+  );
+}
+
+function Smoothing({ view }: { view: LossView }) {
+  return (
+    <label class="slider">
+      Smoothing
+      <input
+        type="range"
+        min={0}
+        max={0.98}
+        step={0.02}
+        value={view.weight}
+        aria-valuetext={`${Math.round(view.weight * 100)} percent`}
+        onInput={(event) => view.setWeight(Number(event.currentTarget.value))}
+      />
+      <output>{view.weight.toFixed(2)}</output>
+    </label>
+  );
+}
+
+export function LogAxis({ view }: { view: LossView }) {
+  return (
+    <label class="check">
+      <input
+        type="checkbox"
+        checked={view.log}
+        onChange={(event) => view.setLog(event.currentTarget.checked)}
+      />
+      Log axis
+    </label>
   );
 }
 

@@ -40,7 +40,9 @@ export function draw(traces: Trace[], weight: number, log: boolean): Drawing {
     data: [steps, ...columns.map(({ line }) => aligned(line, rows, log))],
     series: [{ label: "step" }, ...columns.map(seriesOf)],
     bands: bandsOf(columns),
-    shown: traces.map((trace) => 1 + columns.findIndex((each) => each.trace === trace && each.role === "shown")),
+    shown: traces.map(
+      (trace) => 1 + columns.findIndex((each) => each.trace === trace && each.role === "shown"),
+    ),
   };
 }
 

@@ -109,7 +109,9 @@ async function problemOf(response: Response): Promise<ApiProblem> {
 
 function problemFrom(status: number, body: string): ApiProblem {
   try {
-    const { error } = JSON.parse(body) as { error: { message: string; code: string | null; param: string | null } };
+    const { error } = JSON.parse(body) as {
+      error: { message: string; code: string | null; param: string | null };
+    };
     return new ApiProblem(status, error.code, error.param, error.message);
   } catch {
     return new ApiProblem(status, null, null, `The server answered ${status}.`);

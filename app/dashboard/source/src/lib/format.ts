@@ -10,7 +10,10 @@ export function number(value: number | null | undefined, digits = 4): string {
   const size = Math.abs(value);
   if (size >= 1000 && size < 1e6) return whole(Math.round(value));
   const text = size >= 1e6 || size < 1e-3 ? value.toExponential(2) : value.toPrecision(digits);
-  return text.replace("-", "−").replace(/\.?0+(e|$)/, "$1").replace("e+", "e");
+  return text
+    .replace("-", "−")
+    .replace(/\.?0+(e|$)/, "$1")
+    .replace("e+", "e");
 }
 
 export function signed(value: number): string {
@@ -32,9 +35,20 @@ export function duration(seconds: number | null | undefined): string {
   if (seconds === null || seconds === undefined) return DASH;
   const total = Math.max(0, Math.round(seconds));
   if (total < 60) return `${total} s`;
-  const [days, hours, minutes] = [Math.floor(total / 86400), Math.floor(total / 3600) % 24, Math.floor(total / 60) % 60];
+  const [days, hours, minutes] = [
+    Math.floor(total / 86400),
+    Math.floor(total / 3600) % 24,
+    Math.floor(total / 60) % 60,
+  ];
   if (days) return `${days} d ${hours} h`;
   return hours ? `${hours} h ${minutes} min` : `${minutes} min ${total % 60} s`;
+}
+
+/** A duration that is a guess: no finer than it deserves. */
+export function roughly(seconds: number): string {
+  if (seconds < 90) return duration(seconds);
+  const [rough, fine] = duration(Math.round(seconds / 60) * 60).split(/(?<=[a-z]) /);
+  return fine && !/^0 |s$/.test(fine) ? `${rough} ${fine}` : rough!;
 }
 
 export function ago(at: number, now = Date.now() / 1000): string {

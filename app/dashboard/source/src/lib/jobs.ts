@@ -53,7 +53,13 @@ export function settingsOf(job: Job): [string, string][] {
   const settings = Object.entries(groups).flatMap(([group, fields]) =>
     Object.entries(fields).map(([name, value]): [string, string] => [`${group}.${name}`, shown(value)]),
   );
-  return [["model", job.model], ["task", job.task], ["seed", `${job.seed}`], ["priority", `${job.priority}`], ...settings];
+  return [
+    ["model", job.model],
+    ["task", job.task],
+    ["seed", `${job.seed}`],
+    ["priority", `${job.priority}`],
+    ...settings,
+  ];
 }
 
 function shown(value: unknown): string {

@@ -1,4 +1,4 @@
-// Follows a job while it lives: by the stream, or by asking every two seconds where there is none.
+// Follows a job by its stream while it lives, and reads one that is over at once.
 import { useEffect, useState } from "preact/hooks";
 
 import { type Api, isMissing } from "./api";
@@ -13,31 +13,27 @@ export interface Live {
   /** Newest first. */
   events: JobEvent[];
   error?: unknown;
-  how: "connecting" | "streaming" | "polling" | "over";
+  how: "connecting" | "streaming" | "over";
 }
 
 type Tell = (change: Partial<Live>) => void;
 
-const POLL_MS = 2000;
 const DRAW_MS = 250;
 const LONG_STEPS = 4000;
 const SHOWN_POINTS = "1500";
 
 export function useLiveJob(api: Api, id: string): Live & { show: (job: Job) => void } {
   const [live, setLive] = useState<Live & { of: string }>({ of: id, ...NOTHING });
-  const [again, setAgain] = useState(0);
   useEffect(() => {
     const stop = new AbortController();
     const tell: Tell = (change) => {
-      if (!stop.signal.aborted) setLive((before) => ({ ...(before.of === id ? before : NOTHING), ...change, of: id }));
+      if (!stop.signal.aborted)
+        setLive((before) => ({ ...(before.of === id ? before : NOTHING), ...change, of: id }));
     };
     follow(api, id, tell, stop.signal).catch((error: unknown) => tell({ error }));
     return () => stop.abort();
-  }, [api, id, again]);
-  const show = (job: Job) => {
-    setLive((before) => ({ ...before, job }));
-    setAgain((times) => times + 1);
-  };
+  }, [api, id]);
+  const show = (job: Job) => setLive((before) => ({ ...before, job }));
   return { ...(live.of === id ? live : { ...NOTHING }), show };
 }
 
@@ -45,34 +41,42 @@ const NOTHING: Live = { lines: new Map(), events: [], how: "connecting" };
 
 async function follow(api: Api, id: string, tell: Tell, signal: AbortSignal): Promise<void> {
   const job = await api.get<Job>(path(id), {}, signal);
-  tell({ job, error: undefined });
-  if (!isOver(job) && (await stream(api, id, tell, signal))) return;
-  await poll(api, id, tell, signal);
+  tell({ job });
+  if (isOver(job)) await readWhole(api, job, tell, signal);
+  else await stream(api, id, tell, signal);
 }
 
-/** Follow the stream to the job's end; false where the server has none. */
-async function stream(api: Api, id: string, tell: Tell, signal: AbortSignal): Promise<boolean> {
+/** Follow the stream to the job's end; a connection that breaks goes on after the last message. */
+async function stream(api: Api, id: string, tell: Tell, signal: AbortSignal): Promise<void> {
   const seen = new Seen(tell);
   let after = "";
   for (let tries = 0; !signal.aborted; tries++) {
+    const connection = await whileSeen(signal);
     try {
-      for await (const message of messages(api, `${path(id)}/stream`, after, signal)) {
+      for await (const message of messages(api, `${path(id)}/stream`, after, connection)) {
         after = message.id || after;
         tries = 0;
-        if (message.event === "done") {
-          seen.draw({ how: "over" });
-          return true;
-        }
+        if (message.event === "done") return seen.draw({ how: "over" });
         seen.take(message.event, JSON.parse(message.data));
       }
     } catch (error) {
-      if (signal.aborted) return true;
-      if (isMissing(error)) return false;
+      if (isMissing(error)) throw error;
+      if (connection.aborted) continue;
       tell({ how: "connecting" });
     }
     await pause(Math.min(1000 * 2 ** tries, 15_000));
   }
-  return true;
+}
+
+/** Wait until the page is seen; the signal says when it is not any more. A browser has few
+ * connections for a server, which tabs in the background must not hold. */
+async function whileSeen(signal: AbortSignal): Promise<AbortSignal> {
+  const hidden = new AbortController();
+  const changed = (seen: () => void) =>
+    document.addEventListener("visibilitychange", seen, { once: true, signal });
+  if (document.hidden) await new Promise<void>((resolve) => changed(resolve));
+  changed(() => hidden.abort());
+  return AbortSignal.any([signal, hidden.signal]);
 }
 
 /** What the stream has told so far; it is drawn a few times a second, however fast it comes. */
@@ -86,7 +90,11 @@ class Seen {
 
   take(event: string, data: unknown): void {
     if (event === "metrics") {
-      const { step, attempt, values } = data as { step: number; attempt: number; values: Record<string, Value> };
+      const { step, attempt, values } = data as {
+        step: number;
+        attempt: number;
+        values: Record<string, Value>;
+      };
       this.metrics.add(step, attempt, values);
     } else if (event === "event") {
       const told = data as JobEvent;
@@ -100,33 +108,27 @@ class Seen {
   draw(change: Partial<Live>): void {
     clearTimeout(this.timer);
     this.timer = 0;
-    this.tell({ lines: this.metrics.lines(), events: this.events, ...(this.job ? { job: this.job } : {}), error: undefined, ...change });
+    this.tell({
+      lines: this.metrics.lines(),
+      events: this.events,
+      ...(this.job ? { job: this.job } : {}),
+      ...change,
+    });
   }
 }
 
-async function poll(api: Api, id: string, tell: Tell, signal: AbortSignal): Promise<void> {
-  while (!signal.aborted) {
-    try {
-      const job = await look(api, id, tell, signal);
-      if (isOver(job)) return tell({ how: "over" });
-    } catch (error) {
-      if (isMissing(error)) throw error;
-      tell({ error, how: "connecting" });
-    }
-    await pause(POLL_MS);
-    while (document.hidden && !signal.aborted) await pause(POLL_MS);
-  }
-}
-
-async function look(api: Api, id: string, tell: Tell, signal: AbortSignal): Promise<Job> {
-  const job = await api.get<Job>(path(id), {}, signal);
+/** Read all that was measured; of a long run in buckets, which keep their extremes. */
+async function readWhole(api: Api, job: Job, tell: Tell, signal: AbortSignal): Promise<void> {
   const long = job.progress.total_steps > LONG_STEPS;
   const [metrics, events] = await Promise.all([
-    api.get<Page<SeriesOut>>(`${path(id)}/metrics`, long ? { agg: "minmax", points: SHOWN_POINTS } : {}, signal),
-    api.get<Page<JobEvent>>(`${path(id)}/events`, { limit: 100, type: "message" }, signal),
+    api.get<Page<SeriesOut>>(
+      `${path(job.id)}/metrics`,
+      long ? { agg: "minmax", points: SHOWN_POINTS } : {},
+      signal,
+    ),
+    api.get<Page<JobEvent>>(`${path(job.id)}/events`, { limit: 100, type: "message" }, signal),
   ]);
-  tell({ job, lines: linesOf(metrics.data), events: events.data, error: undefined, how: "polling" });
-  return job;
+  tell({ lines: linesOf(metrics.data), events: events.data, how: "over" });
 }
 
 function path(id: string): string {

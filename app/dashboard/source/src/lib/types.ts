@@ -41,6 +41,7 @@ export interface Job {
   error: { code: string; message: string; param: string | null } | null;
   hyperparameters: Fields;
   seed: number;
+  integrations: Json[];
   metadata: Record<string, string> | null;
   suffix: string | null;
   priority: number;
@@ -196,12 +197,19 @@ export interface AuditLog {
   target: string;
 }
 
+/** A change, by dotted names, and what the job would need with it. */
+export interface Advice {
+  change: Fields;
+  expected_bytes: number;
+  fits: boolean;
+}
+
 export interface Estimate {
   spec: Record<string, Fields>;
   steps: number;
   tokens: { per_epoch: number; total: number };
-  memory: { low_bytes: number; expected_bytes: number; high_bytes: number };
-  time: { low_s: number; expected_s: number; high_s: number };
+  memory: { low_bytes: number; expected_bytes: number; high_bytes: number } | null;
+  time: { low_s: number; expected_s: number; high_s: number } | null;
   queue: {
     wait_low_s: number | null;
     wait_expected_s: number | null;
@@ -209,15 +217,15 @@ export interface Estimate {
     reason: string;
   };
   basis: { finished_jobs: number; words: string };
-  fits: { verdict: boolean; words: string };
-  warnings: Json[];
+  fits: { verdict: boolean; words: string; advice: Advice[] };
+  warnings: string[];
 }
 
 export interface Spread {
   mean: number;
-  low: number;
-  high: number;
-  std: number;
+  low: number | null;
+  high: number | null;
+  std: number | null;
   n: number;
 }
 
@@ -228,27 +236,32 @@ export interface ComparedMethod {
   metrics: Record<string, Spread>;
   against_first: {
     difference: number;
-    low: number;
-    high: number;
-    p_value: number;
+    low: number | null;
+    high: number | null;
+    p_value: number | null;
+    adjusted_p_value: number | null;
     significant: boolean;
   } | null;
   cost: {
     seconds: number;
     gpu_seconds: number;
     forward_backward_passes: number;
-    peak_memory_bytes: number;
+    peak_memory_bytes: number | null;
     seconds_per_point: number | null;
   } | null;
-  curve: { step: number; mean: number; low: number; high: number }[];
+  curve: { step: number; mean: number; low: number | null; high: number | null }[];
 }
 
-export interface Comparison {
+export interface ComparisonSummary {
   id: string;
+  method_names: string[];
   name: string | null;
   status: "running" | "succeeded" | "failed" | "cancelled";
   created_at: number;
   progress: { jobs: number; finished: number };
+}
+
+export interface Comparison extends ComparisonSummary {
   jobs: { id: string; method: string; seed: number; status: Status }[];
   methods: ComparedMethod[];
   verdict: string | null;

@@ -5,11 +5,7 @@ const PART_BYTES = 32 << 20;
 export const WHOLE_BYTES = 128 << 20;
 
 /** Upload a training file: whole, or in parts where it is large. `progress` hears the share sent. */
-export async function upload(
-  api: Api,
-  file: File,
-  progress: (share: number) => void,
-): Promise<StoredFile> {
+export async function upload(api: Api, file: File, progress: (share: number) => void): Promise<StoredFile> {
   const sent = (bytes: number) => progress(file.size ? Math.min(bytes / file.size, 1) : 1);
   if (file.size > WHOLE_BYTES) return uploadInParts(api, file, sent);
   const form = new FormData();
@@ -18,11 +14,7 @@ export async function upload(
   return api.form<StoredFile>("/files", form, sent);
 }
 
-async function uploadInParts(
-  api: Api,
-  file: File,
-  sent: (bytes: number) => void,
-): Promise<StoredFile> {
+async function uploadInParts(api: Api, file: File, sent: (bytes: number) => void): Promise<StoredFile> {
   const about = { filename: file.name, bytes: file.size, mime_type: "text/jsonl", purpose: "fine-tune" };
   const { id } = await api.post<{ id: string }>("/uploads", about);
   const parts: string[] = [];

@@ -27,7 +27,9 @@ export function CompareJobs({ asked }: { asked: string[] }) {
   const api = useApi();
   const [ids, setIds] = useState(asked);
   const [polling, setPolling] = useState(true);
-  const { data, error } = useLoaded((signal) => Promise.all(ids.map((id) => look(api, id, signal))), [ids], { every: polling ? POLL_MS : 0 });
+  const { data, error } = useLoaded((signal) => Promise.all(ids.map((id) => look(api, id, signal))), [ids], {
+    every: polling ? POLL_MS : 0,
+  });
   const choose = (chosen: string[]) => {
     setIds(chosen);
     setPolling(true);
@@ -40,7 +42,15 @@ export function CompareJobs({ asked }: { asked: string[] }) {
     <Page title="Compare">
       <Failure error={error} doing="The jobs cannot be read" />
       <Picker picked={ids} onPick={choose} />
-      {data && data.length > 0 ? <Overlay compared={data} /> : !ids.length && <Empty title="Pick two jobs or more"><p>Their curves are laid over each other, and their numbers side by side.</p></Empty>}
+      {data && data.length > 0 ? (
+        <Overlay compared={data} />
+      ) : (
+        !ids.length && (
+          <Empty title="Pick two jobs or more">
+            <p>Their curves are laid over each other, and their numbers side by side.</p>
+          </Empty>
+        )
+      )}
       <Comparisons />
     </Page>
   );
@@ -75,7 +85,12 @@ function Overlay({ compared }: { compared: Compared[] }) {
         filename={`compare-${metric}`}
         tools={
           <>
-            <SelectField label="Metric" value={metric} onChange={setChosen} options={names.map((name) => [name, words(name)])} />
+            <SelectField
+              label="Metric"
+              value={metric}
+              onChange={setChosen}
+              options={names.map((name) => [name, words(name)])}
+            />
             <LossTools view={view} />
           </>
         }
@@ -90,6 +105,14 @@ function tracesOf(compared: Compared[], metric: string): Trace[] {
     const line = lines.get(metric);
     if (!line) return [];
     const few = metric.startsWith("valid_");
-    return [{ label: `${nameOf(job)} · ${shortId(job.id)}`, line, hue: index + 1, kind: few ? "points" : "curve", ...(index >= 8 ? { dash: [6, 4] } : {}) }];
+    return [
+      {
+        label: `${nameOf(job)} · ${shortId(job.id)}`,
+        line,
+        hue: index + 1,
+        kind: few ? "points" : "curve",
+        ...(index >= 8 ? { dash: [6, 4] } : {}),
+      },
+    ];
   });
 }

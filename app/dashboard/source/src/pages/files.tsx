@@ -14,13 +14,24 @@ import { DownloadButton } from "./job/actions";
 
 export function Files() {
   const api = useApi();
-  const { data, error, reload } = useLoaded((signal) => api.get<Listing<StoredFile>>("/files", { limit: 500 }, signal), []);
+  const { data, error, reload } = useLoaded(
+    (signal) => api.get<Listing<StoredFile>>("/files", { limit: 500 }, signal),
+    [],
+  );
   return (
     <Page title="Files">
       <UploadBox onFile={reload} />
       <Failure error={error} doing="The files cannot be read" />
       {!data && !error && <Loading />}
-      {data && !data.data.length && <Empty title="No file yet"><p>Upload rows as JSON Lines: <code>{'{"messages": [ … ]}'}</code>, <code>{'{"prompt": …, "completion": …}'}</code>, <code>{'{"text": …}'}</code> or <code>{'{"text": …, "label": …}'}</code>; ten at least.</p></Empty>}
+      {data && !data.data.length && (
+        <Empty title="No file yet">
+          <p>
+            Upload rows as JSON Lines: <code>{'{"messages": [ … ]}'}</code>,{" "}
+            <code>{'{"prompt": …, "completion": …}'}</code>, <code>{'{"text": …}'}</code> or{" "}
+            <code>{'{"text": …, "label": …}'}</code>; ten at least.
+          </p>
+        </Empty>
+      )}
       {!!data?.data.length && <Table files={data.data} onChange={reload} />}
     </Page>
   );
@@ -30,9 +41,21 @@ function Table({ files, onChange }: { files: StoredFile[]; onChange: () => void 
   return (
     <table class="rows">
       <thead>
-        <tr><th scope="col">File</th><th scope="col">Rows</th><th scope="col">Size</th><th scope="col">Uploaded</th><th scope="col"><span class="unseen">Actions</span></th></tr>
+        <tr>
+          <th scope="col">File</th>
+          <th scope="col">Rows</th>
+          <th scope="col">Size</th>
+          <th scope="col">Uploaded</th>
+          <th scope="col">
+            <span class="unseen">Actions</span>
+          </th>
+        </tr>
       </thead>
-      <tbody>{files.map((file) => <Row key={file.id} file={file} onChange={onChange} />)}</tbody>
+      <tbody>
+        {files.map((file) => (
+          <Row key={file.id} file={file} onChange={onChange} />
+        ))}
+      </tbody>
     </table>
   );
 }
@@ -43,25 +66,71 @@ function Row({ file, onChange }: { file: StoredFile; onChange: () => void }) {
   const { busy, error, run } = useAction();
   const [open, setOpen] = useState(false);
   const training = file.purpose === "fine-tune";
-  const remove = () => run(async () => { await api.delete(`/files/${file.id}`); onChange(); });
+  const remove = () =>
+    run(async () => {
+      await api.delete(`/files/${file.id}`);
+      onChange();
+    });
   return (
     <>
       <tr>
-        <th scope="row"><span class="name">{file.filename}</span><span class="sub">{file.purpose} · <code>{file.id}</code></span></th>
+        <th scope="row">
+          <span class="name">{file.filename}</span>
+          <span class="sub">
+            {file.purpose} · <code>{file.id}</code>
+          </span>
+        </th>
         <td data-label="Rows">{file.rows === null ? "–" : whole(file.rows)}</td>
         <td data-label="Size">{bytes(file.bytes)}</td>
         <td data-label="Uploaded">{ago(file.created_at)}</td>
         <td class="end">
           <span class="actions">
-            {training && <Button kind="quiet" label={`${open ? "Hide" : "Show"} the report of ${file.filename}`} onClick={() => setOpen(!open)}>{open ? "Hide report" : "Report"}</Button>}
-            {training && !refusal && <a class="button" href={href("/new", { file: file.id })} aria-label={`Train on ${file.filename}`}>Train</a>}
-            <DownloadButton path={`/files/${file.id}/content`} filename={file.filename} words="Save" label={`Download ${file.filename}`} />
-            <ConfirmButton kind="quiet" refusal={refusal} busy={busy} label={`Delete ${file.filename}`} onClick={remove} question={`Delete ${file.filename}?`} answer="Delete it">Delete</ConfirmButton>
+            {training && (
+              <Button
+                kind="quiet"
+                label={`${open ? "Hide" : "Show"} the report of ${file.filename}`}
+                onClick={() => setOpen(!open)}
+              >
+                {open ? "Hide report" : "Report"}
+              </Button>
+            )}
+            {training && !refusal && (
+              <a
+                class="button"
+                href={href("/new", { file: file.id })}
+                aria-label={`Train on ${file.filename}`}
+              >
+                Train
+              </a>
+            )}
+            <DownloadButton
+              path={`/files/${file.id}/content`}
+              filename={file.filename}
+              words="Save"
+              label={`Download ${file.filename}`}
+            />
+            <ConfirmButton
+              kind="quiet"
+              refusal={refusal}
+              busy={busy}
+              label={`Delete ${file.filename}`}
+              onClick={remove}
+              question={`Delete ${file.filename}?`}
+              answer="Delete it"
+            >
+              Delete
+            </ConfirmButton>
           </span>
           <Failure error={error} doing="It was not deleted" />
         </td>
       </tr>
-      {open && <tr><td colSpan={5}><FileReportView id={file.id} /></td></tr>}
+      {open && (
+        <tr>
+          <td colSpan={5}>
+            <FileReportView id={file.id} />
+          </td>
+        </tr>
+      )}
     </>
   );
 }

@@ -1,6 +1,6 @@
 import { href } from "../lib/router";
 import { nameOf } from "../lib/jobs";
-import { useLiveJob } from "../lib/live";
+import { type Live, useLiveJob } from "../lib/live";
 import { useApi } from "../lib/session";
 import { Failure } from "../ui/notice";
 import { Loading, Page } from "../ui/page";
@@ -29,8 +29,17 @@ export function JobPage({ id }: { id: string }) {
   return (
     <Page
       title={nameOf(job)}
-      above={<><a href="#/jobs">Jobs</a> / <code>{job.id}</code></>}
-      beside={<><StatusBadge status={job.status} /><Connection how={live.how} /></>}
+      above={
+        <>
+          <a href="#/jobs">Jobs</a> / <code>{job.id}</code>
+        </>
+      }
+      beside={
+        <>
+          <StatusBadge status={job.status} />
+          <Connection how={live.how} />
+        </>
+      }
       actions={<JobActions job={job} onChange={live.show} />}
     >
       <Failure error={live.error} doing="The job is not up to date" />
@@ -49,12 +58,21 @@ export function JobPage({ id }: { id: string }) {
           <Spec job={job} />
         </div>
       </div>
-      {job.fine_tuned_model && <p class="hint">Use it by its name <code>{job.fine_tuned_model}</code>, or <a href={href("/new", { clone: job.id })}>train another like it</a>.</p>}
+      {job.fine_tuned_model && (
+        <p class="hint">
+          Use it by its name <code>{job.fine_tuned_model}</code>, or{" "}
+          <a href={href("/new", { clone: job.id })}>train another like it</a>.
+        </p>
+      )}
     </Page>
   );
 }
 
-function Connection({ how }: { how: string }) {
-  const words: Record<string, string> = { streaming: "live", polling: "live, every 2 s", connecting: "connecting…" };
-  return words[how] ? <span class={`connection ${how}`} role="status">{words[how]}</span> : null;
+function Connection({ how }: { how: Live["how"] }) {
+  if (how === "over") return null;
+  return (
+    <span class={`connection ${how}`} role="status">
+      {how === "streaming" ? "live" : "connecting…"}
+    </span>
+  );
 }

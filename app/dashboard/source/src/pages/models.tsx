@@ -9,7 +9,10 @@ import { Empty, Loading, Page } from "../ui/page";
 
 export function Models() {
   const api = useApi();
-  const { data, error, reload } = useLoaded((signal) => api.get<{ data: Model[] }>("/models", {}, signal), []);
+  const { data, error, reload } = useLoaded(
+    (signal) => api.get<{ data: Model[] }>("/models", {}, signal),
+    [],
+  );
   const bases = data?.data.filter(isBase) ?? [];
   const tuned = data?.data.filter((model) => !isBase(model)) ?? [];
   return (
@@ -20,11 +23,24 @@ export function Models() {
         <>
           <section>
             <h2>Fine-tuned</h2>
-            {tuned.length ? <Table models={tuned} onChange={reload} /> : <p class="muted">None yet: a job that succeeds leaves one.</p>}
+            {tuned.length ? (
+              <Table models={tuned} onChange={reload} />
+            ) : (
+              <p class="muted">None yet: a job that succeeds leaves one.</p>
+            )}
           </section>
           <section>
             <h2>Base models</h2>
-            {bases.length ? <Table models={bases} onChange={reload} /> : <Empty title="No base model"><p>Put a folder with a <code>config.json</code> below the models’ folder: <code>basin up --models DIR</code>.</p></Empty>}
+            {bases.length ? (
+              <Table models={bases} onChange={reload} />
+            ) : (
+              <Empty title="No base model">
+                <p>
+                  Put a folder with a <code>config.json</code> below the models’ folder:{" "}
+                  <code>basin up --models DIR</code>.
+                </p>
+              </Empty>
+            )}
           </section>
         </>
       )}
@@ -39,8 +55,21 @@ export function isBase(model: Model): boolean {
 function Table({ models, onChange }: { models: Model[]; onChange: () => void }) {
   return (
     <table class="rows">
-      <thead><tr><th scope="col">Model</th><th scope="col">Task</th><th scope="col">Since</th><th scope="col"><span class="unseen">Actions</span></th></tr></thead>
-      <tbody>{models.map((model) => <Row key={model.id} model={model} onChange={onChange} />)}</tbody>
+      <thead>
+        <tr>
+          <th scope="col">Model</th>
+          <th scope="col">Task</th>
+          <th scope="col">Since</th>
+          <th scope="col">
+            <span class="unseen">Actions</span>
+          </th>
+        </tr>
+      </thead>
+      <tbody>
+        {models.map((model) => (
+          <Row key={model.id} model={model} onChange={onChange} />
+        ))}
+      </tbody>
     </table>
   );
 }
@@ -50,17 +79,40 @@ function Row({ model, onChange }: { model: Model; onChange: () => void }) {
   const refusal = useRefusal("write");
   const self = useSession().self.organization.id;
   const { busy, error, run } = useAction();
-  const remove = () => run(async () => { await api.delete(`/models/${model.id}`); onChange(); });
+  const remove = () =>
+    run(async () => {
+      await api.delete(`/models/${model.id}`);
+      onChange();
+    });
   return (
     <tr>
-      <th scope="row"><span class="name">{model.id}</span>{model.owned_by !== self && !isBase(model) && <span class="sub">shared by {model.owned_by}</span>}</th>
+      <th scope="row">
+        <span class="name">{model.id}</span>
+        {model.owned_by !== self && !isBase(model) && <span class="sub">shared by {model.owned_by}</span>}
+      </th>
       <td data-label="Task">{model.task}</td>
       <td data-label="Since">{moment(model.created)}</td>
       <td class="end">
         <span class="actions">
           <CopyButton text={model.id} what={`the name ${model.id}`} />
-          {isBase(model) && !refusal && <a class="button" href={href("/new", { model: model.id })} aria-label={`Fine-tune ${model.id}`}>Fine-tune</a>}
-          {model.owned_by === self && <ConfirmButton kind="quiet" refusal={refusal} busy={busy} label={`Delete ${model.id}`} onClick={remove} question={`Delete ${model.id} and its adapter? Its job stays.`} answer="Delete it">Delete</ConfirmButton>}
+          {isBase(model) && !refusal && (
+            <a class="button" href={href("/new", { model: model.id })} aria-label={`Fine-tune ${model.id}`}>
+              Fine-tune
+            </a>
+          )}
+          {model.owned_by === self && (
+            <ConfirmButton
+              kind="quiet"
+              refusal={refusal}
+              busy={busy}
+              label={`Delete ${model.id}`}
+              onClick={remove}
+              question={`Delete ${model.id} and its adapter? Its job stays.`}
+              answer="Delete it"
+            >
+              Delete
+            </ConfirmButton>
+          )}
         </span>
         <Failure error={error} doing="It was not deleted" />
       </td>

@@ -11,7 +11,7 @@ import { Loading, Page } from "../ui/page";
 import { AsCall } from "./new-job/as-call";
 import { DataStep } from "./new-job/data";
 import { EstimatePanel, useEstimate } from "./new-job/estimate";
-import { type Draft, bodyOf, draftOf, emptyDraft } from "./new-job/draft";
+import { type Draft, bodyOf, changed, draftOf, emptyDraft } from "./new-job/draft";
 import { MethodStep } from "./new-job/method";
 import { ModelStep } from "./new-job/model";
 import { TrainingStep } from "./new-job/training";
@@ -24,12 +24,22 @@ interface Props {
 
 export function NewJob({ clone, file, model }: Props) {
   const api = useApi();
-  const { data, error } = useLoaded(clone ? (signal) => api.get<Job>(`/fine_tuning/jobs/${clone}`, {}, signal) : null, [clone]);
+  const { data, error } = useLoaded(
+    clone ? (signal) => api.get<Job>(`/fine_tuning/jobs/${clone}`, {}, signal) : null,
+    [clone],
+  );
   const refusal = useRefusal("write");
-  const start = useMemo(() => (data ? draftOf(data) : { ...emptyDraft(), training_file: file ?? "", model: model ?? "" }), [data, file, model]);
+  const start = useMemo(
+    () => (data ? draftOf(data) : { ...emptyDraft(), training_file: file ?? "", model: model ?? "" }),
+    [data, file, model],
+  );
   return (
     <Page title={clone ? "New job like another" : "New job"} above={<a href="#/jobs">Jobs</a>}>
-      {refusal ? <Notice kind="info" title="This key cannot submit"><p>{refusal}</p></Notice> : null}
+      {refusal ? (
+        <Notice kind="info" title="This key cannot submit">
+          <p>{refusal}</p>
+        </Notice>
+      ) : null}
       <Failure error={error} doing="The job to clone cannot be read" />
       {clone && !data && !error && <Loading />}
       {!refusal && (!clone || data) && <Form start={start} />}
@@ -45,12 +55,13 @@ function Form({ start }: { start: Draft }) {
   const ready = draft.training_file && draft.model ? null : "Choose a training file and a model first.";
   const body = bodyOf(draft);
   const estimate = useEstimate(useSettled(ready ? null : body, 500));
-  const wrong = problemOf(error) ?? problemOf(estimate?.error);
-  const step = { draft, change, wrong, resolved: estimate?.data?.spec };
-  const submit = () => run(async () => {
-    const job = await api.post<Job>("/fine_tuning/jobs", body);
-    go(`/jobs/${job.id}`);
-  });
+  const wrong = problemOf(error) ?? problemOf(estimate.error);
+  const step = { draft, change, wrong, resolved: estimate.data?.spec };
+  const submit = () =>
+    run(async () => {
+      const job = await api.post<Job>("/fine_tuning/jobs", body);
+      go(`/jobs/${job.id}`);
+    });
   return (
     <div class="new-job">
       <form onSubmit={(event) => event.preventDefault()} aria-label="New job">
@@ -60,9 +71,15 @@ function Form({ start }: { start: Draft }) {
         <TrainingStep {...step} />
       </form>
       <aside aria-label="Before it starts">
-        <EstimatePanel estimate={estimate} ready={!ready} />
+        <EstimatePanel
+          estimate={estimate}
+          ready={!ready}
+          onAdvice={(change) => setDraft(changed(draft, change))}
+        />
         <Failure error={error} doing="The job was not taken" />
-        <Button kind="main" refusal={ready} busy={busy} onClick={submit}>Start training</Button>
+        <Button kind="main" refusal={ready} busy={busy} onClick={submit}>
+          Start training
+        </Button>
         {ready && <p class="hint">{ready}</p>}
         <AsCall body={body} />
       </aside>

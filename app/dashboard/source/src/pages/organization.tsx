@@ -11,7 +11,11 @@ export function OrganizationPage() {
   return (
     <Page title="Keys & usage" above={`${self.organization.name} (${self.organization.id})`}>
       <UsageView admin={!refusal} />
-      {refusal && <Notice kind="info" title="Keys, limits and the audit log are for administrators"><p>{refusal}</p></Notice>}
+      {refusal && (
+        <Notice kind="info" title="Keys, limits and the audit log are for administrators">
+          <p>{refusal}</p>
+        </Notice>
+      )}
       {!refusal && <Keys />}
       {!refusal && <AuditLogView />}
     </Page>

@@ -13,7 +13,15 @@ interface Props {
 
 export function Button({ onClick, children, kind = "plain", refusal, busy = false, label }: Props) {
   return (
-    <button type="button" class={kind} disabled={busy || !!refusal} title={refusal ?? undefined} aria-label={label} aria-busy={busy} onClick={onClick}>
+    <button
+      type="button"
+      class={kind}
+      disabled={busy || !!refusal}
+      title={refusal ?? undefined}
+      aria-label={label}
+      aria-busy={busy}
+      onClick={onClick}
+    >
       {children}
     </button>
   );
@@ -36,7 +44,15 @@ export function ConfirmButton({ question, answer, onClick, ...button }: ConfirmP
         <p>{question}</p>
         <div class="actions">
           <Button onClick={close}>No</Button>
-          <Button kind="danger" onClick={() => { close(); onClick(); }}>{answer}</Button>
+          <Button
+            kind="danger"
+            onClick={() => {
+              close();
+              onClick();
+            }}
+          >
+            {answer}
+          </Button>
         </div>
       </dialog>
     </>

@@ -15,7 +15,9 @@ export function Field({ label, hint, error, children }: Props) {
     <div class="field">
       <label for={id}>{label}</label>
       {children({ id, "aria-describedby": `${id}-hint` })}
-      <p id={`${id}-hint`} class={error ? "hint bad" : "hint"}>{error ?? hint}</p>
+      <p id={`${id}-hint`} class={error ? "hint bad" : "hint"}>
+        {error ?? hint}
+      </p>
     </div>
   );
 }
@@ -63,7 +65,11 @@ export function SelectField({ label, value, onChange, options, hint }: SelectPro
     <Field label={label} hint={hint}>
       {(ties) => (
         <select {...ties} value={value} onChange={(event) => onChange(event.currentTarget.value)}>
-          {options.map(([each, words]) => <option key={each} value={each}>{words}</option>)}
+          {options.map(([each, words]) => (
+            <option key={each} value={each}>
+              {words}
+            </option>
+          ))}
         </select>
       )}
     </Field>

@@ -23,7 +23,9 @@ export function Page({ title, above, beside, actions, children }: Props) {
         <div>
           {above && <p class="above">{above}</p>}
           <div class="title-row">
-            <h1 ref={heading} tabIndex={-1}>{title}</h1>
+            <h1 ref={heading} tabIndex={-1}>
+              {title}
+            </h1>
             {beside}
           </div>
         </div>
@@ -35,7 +37,11 @@ export function Page({ title, above, beside, actions, children }: Props) {
 }
 
 export function Loading() {
-  return <p class="muted" role="status">Loading…</p>;
+  return (
+    <p class="muted" role="status">
+      Loading…
+    </p>
+  );
 }
 
 export function Empty({ title, children }: { title: string; children?: ComponentChildren }) {

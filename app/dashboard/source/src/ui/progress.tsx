@@ -1,4 +1,4 @@
-import { ago, clock, duration, percent, whole } from "../lib/format";
+import { ago, clock, percent, roughly, whole } from "../lib/format";
 import { isOver, nameOf, progressOf } from "../lib/jobs";
 import type { Job } from "../lib/types";
 
@@ -16,7 +16,14 @@ export function Progress({ job }: { job: Job }) {
 export function Bar({ share, label, status = "running" }: { share: number; label: string; status?: string }) {
   const now = Math.floor(share * 100);
   return (
-    <div class={`bar ${status}`} role="progressbar" aria-label={label} aria-valuemin={0} aria-valuemax={100} aria-valuenow={now}>
+    <div
+      class={`bar ${status}`}
+      role="progressbar"
+      aria-label={label}
+      aria-valuemin={0}
+      aria-valuemax={100}
+      aria-valuenow={now}
+    >
       <div style={{ width: `${share * 100}%` }} />
     </div>
   );
@@ -29,11 +36,19 @@ function wordsOf(job: Job, share: number): string {
   if (job.status === "queued") return job.queue ? queueWords(job.queue) : "waiting";
   if (job.status === "paused") return `${steps} · paused`;
   if (!job.estimated_finish) return step ? `${percent(share)} · ${steps}` : "starting";
-  const left = duration(job.estimated_finish - Date.now() / 1000);
+  const left = roughly(job.estimated_finish - Date.now() / 1000);
   return `${percent(share)} · ${left} left, until about ${clock(job.estimated_finish).slice(0, 5)}`;
 }
 
-function queueWords({ position, eta_s, reason }: { position: number; eta_s: number | null; reason: string }): string {
-  const about = eta_s === null ? "" : ` · starts in about ${duration(eta_s)}`;
+function queueWords({
+  position,
+  eta_s,
+  reason,
+}: {
+  position: number;
+  eta_s: number | null;
+  reason: string;
+}): string {
+  const about = eta_s === null ? "" : ` · starts in about ${roughly(eta_s)}`;
   return `#${position} in the queue${about}. ${reason}`;
 }

@@ -1,26 +1,35 @@
-import { isMissing } from "../../lib/api";
 import { ago } from "../../lib/format";
 import { useLoaded } from "../../lib/hooks";
 import { href } from "../../lib/router";
 import { useApi } from "../../lib/session";
-import type { Comparison, Page } from "../../lib/types";
+import type { ComparisonSummary, Page } from "../../lib/types";
 import { Failure } from "../../ui/notice";
 
 /** Comparisons over several seeds that were asked of the service. */
 export function Comparisons() {
   const api = useApi();
-  const { data, error } = useLoaded((signal) => api.get<Page<Comparison>>("/comparisons", {}, signal), []);
-  if (isMissing(error)) return null;
+  const { data, error } = useLoaded(
+    (signal) => api.get<Page<ComparisonSummary>>("/comparisons", {}, signal),
+    [],
+  );
   return (
     <section class="card">
       <h2>Comparisons over seeds</h2>
       <Failure error={error} doing="The comparisons cannot be read" />
-      {data && !data.data.length && <p class="muted">None yet: <code>POST /v1/comparisons</code> trains each method with several seeds at one budget, and says what the difference is worth.</p>}
+      {data && !data.data.length && (
+        <p class="muted">
+          None yet: <code>POST /v1/comparisons</code> trains each method with several seeds at one budget, and
+          says what the difference is worth.
+        </p>
+      )}
       <ul class="list">
         {data?.data.map((each) => (
           <li key={each.id}>
             <a href={href(`/compare/${each.id}`)}>{each.name ?? each.id}</a>
-            <span class="sub">{each.status} · {each.progress.finished} of {each.progress.jobs} jobs · {ago(each.created_at)}</span>
+            <span class="sub">
+              {each.method_names.join(", ")} · {each.status} · {each.progress.finished} of{" "}
+              {each.progress.jobs} jobs · {ago(each.created_at)}
+            </span>
           </li>
         ))}
       </ul>

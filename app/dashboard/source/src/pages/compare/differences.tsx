@@ -13,17 +13,26 @@ export function Differences({ compared }: { compared: Compared[] }) {
     <section class="card">
       <div class="panel-head">
         <h2>Differences</h2>
-        <Button kind="quiet" label="Save the differences as CSV" onClick={() => saveText(asCsv(compared, [...results, ...settings]), "compare.csv")}>CSV</Button>
+        <Button
+          kind="quiet"
+          label="Save the differences as CSV"
+          onClick={() => saveText(asCsv(compared, [...results, ...settings]), "compare.csv")}
+        >
+          CSV
+        </Button>
       </div>
       <div class="scroll" tabIndex={0} role="region" aria-label="Table of differences">
         <table class="matrix">
           <thead>
             <tr>
-              <th scope="col"><span class="unseen">What</span></th>
+              <th scope="col">
+                <span class="unseen">What</span>
+              </th>
               {compared.map(({ job }, index) => (
                 <th key={job.id} scope="col">
                   <i class="dot" style={{ background: `var(--series-${(index % 8) + 1})` }} />
-                  <a href={href(`/jobs/${job.id}`)}>{nameOf(job)}</a> <span class="sub">{shortId(job.id)}</span> <StatusBadge status={job.status} />
+                  <a href={href(`/jobs/${job.id}`)}>{nameOf(job)}</a>{" "}
+                  <span class="sub">{shortId(job.id)}</span> <StatusBadge status={job.status} />
                 </th>
               ))}
             </tr>
@@ -31,7 +40,11 @@ export function Differences({ compared }: { compared: Compared[] }) {
           <Rows rows={results} />
           {settings.length > 0 && (
             <tbody>
-              <tr><th scope="rowgroup" colSpan={compared.length + 1} class="group">Settings that differ</th></tr>
+              <tr>
+                <th scope="rowgroup" colSpan={compared.length + 1} class="group">
+                  Settings that differ
+                </th>
+              </tr>
             </tbody>
           )}
           <Rows rows={settings} />
@@ -47,7 +60,9 @@ function Rows({ rows }: { rows: Row[] }) {
       {rows.map(({ name, cells }) => (
         <tr key={name}>
           <th scope="row">{name}</th>
-          {cells.map((cell, index) => <td key={index}>{cell}</td>)}
+          {cells.map((cell, index) => (
+            <td key={index}>{cell}</td>
+          ))}
         </tr>
       ))}
     </tbody>
@@ -57,5 +72,9 @@ function Rows({ rows }: { rows: Row[] }) {
 function asCsv(compared: Compared[], rows: Row[]): string {
   const quoted = (text: string) => `"${text.replaceAll('"', '""')}"`;
   const head = ["", ...compared.map(({ job }) => `${nameOf(job)} ${job.id}`)];
-  return [head, ...rows.map(({ name, cells }) => [name, ...cells])].map((each) => each.map(quoted).join(",")).join("\n") + "\n";
+  return (
+    [head, ...rows.map(({ name, cells }) => [name, ...cells])]
+      .map((each) => each.map(quoted).join(","))
+      .join("\n") + "\n"
+  );
 }

@@ -25,7 +25,9 @@ export function outcomes(compared: Compared[]): Row[] {
     row("Final train loss", compared, ({ lines }) => number(last(lines.get("train_loss")))),
     ...taskMetrics(compared),
     row("Steps", compared, ({ job }) => `${whole(job.progress.step)} of ${whole(job.progress.total_steps)}`),
-    row("Trained tokens", compared, ({ job }) => (job.trained_tokens === null ? "–" : whole(job.trained_tokens))),
+    row("Trained tokens", compared, ({ job }) =>
+      job.trained_tokens === null ? "–" : whole(job.trained_tokens),
+    ),
     row("Time running", compared, ({ attempts }) => duration(runningTime(attempts))),
   ];
 }
@@ -62,10 +64,17 @@ function taskMetrics(compared: Compared[]): Row[] {
   names.delete("valid_loss");
   return [...names]
     .filter((name) => name.startsWith("valid_"))
-    .map((name) => row(`Final ${name.replace("valid_", "").replaceAll("_", " ")}`, compared, ({ lines }) => number(last(lines.get(name)))));
+    .map((name) =>
+      row(`Final ${name.replace("valid_", "").replaceAll("_", " ")}`, compared, ({ lines }) =>
+        number(last(lines.get(name))),
+      ),
+    );
 }
 
 function runningTime(attempts: Attempt[]): number | null {
   if (!attempts.length) return null;
-  return attempts.reduce((sum, { started_at, ended_at }) => sum + (ended_at ?? Date.now() / 1000) - started_at, 0);
+  return attempts.reduce(
+    (sum, { started_at, ended_at }) => sum + (ended_at ?? Date.now() / 1000) - started_at,
+    0,
+  );
 }

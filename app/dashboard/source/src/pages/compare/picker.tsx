@@ -15,25 +15,49 @@ interface Props {
 export function Picker({ picked, onPick }: Props) {
   const api = useApi();
   const [words, setWords] = useState("");
-  const { data, error } = useLoaded((signal) => api.get<Page<Job>>("/fine_tuning/jobs", { limit: 100 }, signal), []);
-  const shown = data?.data.filter((job) => `${nameOf(job)} ${job.id} ${methodOf(job)} ${job.model}`.toLowerCase().includes(words.toLowerCase())) ?? [];
-  const toggle = (id: string) => onPick(picked.includes(id) ? picked.filter((each) => each !== id) : [...picked, id]);
+  const { data, error } = useLoaded(
+    (signal) => api.get<Page<Job>>("/fine_tuning/jobs", { limit: 100 }, signal),
+    [],
+  );
+  const shown =
+    data?.data.filter((job) =>
+      `${nameOf(job)} ${job.id} ${methodOf(job)} ${job.model}`.toLowerCase().includes(words.toLowerCase()),
+    ) ?? [];
+  const toggle = (id: string) =>
+    onPick(picked.includes(id) ? picked.filter((each) => each !== id) : [...picked, id]);
   return (
     <details class="card picker" open={!picked.length}>
-      <summary><h2>Jobs ({picked.length} picked)</h2></summary>
+      <summary>
+        <h2>Jobs ({picked.length} picked)</h2>
+      </summary>
       <Failure error={error} doing="The jobs cannot be read" />
-      <input type="search" aria-label="Search jobs" placeholder="Search" value={words} onInput={(event) => setWords(event.currentTarget.value)} />
+      <input
+        type="search"
+        aria-label="Search jobs"
+        placeholder="Search"
+        value={words}
+        onInput={(event) => setWords(event.currentTarget.value)}
+      />
       <ul class="ticks">
         {shown.map((job) => (
           <li key={job.id}>
             <label class="check">
               <input type="checkbox" checked={picked.includes(job.id)} onChange={() => toggle(job.id)} />
-              <span>{nameOf(job)} <span class="sub">{shortId(job.id)} · {methodOf(job)} · {job.model} · {job.status} · {ago(job.created_at)}</span></span>
+              <span>
+                {nameOf(job)}{" "}
+                <span class="sub">
+                  {shortId(job.id)}
+                  {job.suffix ? ` · ${methodOf(job)}` : ""} · seed {job.seed} · {job.model} · {job.status} ·{" "}
+                  {ago(job.created_at)}
+                </span>
+              </span>
             </label>
           </li>
         ))}
       </ul>
-      {data && !shown.length && <p class="muted">{words ? "No job is like that." : "There is no job yet."}</p>}
+      {data && !shown.length && (
+        <p class="muted">{words ? "No job is like that." : "There is no job yet."}</p>
+      )}
     </details>
   );
 }

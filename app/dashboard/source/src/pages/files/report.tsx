@@ -14,7 +14,12 @@ interface Props {
 export function FileReportView({ id, model, validation }: Props) {
   const api = useApi();
   const { data, error } = useLoaded(
-    (signal) => api.get<FileReport>(`/files/${id}/report`, { model: model || null, validation_file: validation || null }, signal),
+    (signal) =>
+      api.get<FileReport>(
+        `/files/${id}/report`,
+        { model: model || null, validation_file: validation || null },
+        signal,
+      ),
     [id, model, validation],
   );
   return (
@@ -23,8 +28,16 @@ export function FileReportView({ id, model, validation }: Props) {
       {!data && !error && <p class="muted">Looking at the rows…</p>}
       {data && <Facts report={data} />}
       {data?.findings.map((each) => (
-        <Notice key={each.code} kind={each.severity} title={`${each.code.replaceAll("_", " ")} (${whole(each.count)})`}>
-          <p>{each.message}{each.lines.length > 0 && ` Lines ${each.lines.join(", ")}${each.count > each.lines.length ? ", …" : ""}.`}</p>
+        <Notice
+          key={each.code}
+          kind={each.severity}
+          title={`${each.code.replaceAll("_", " ")} (${whole(each.count)})`}
+        >
+          <p>
+            {each.message}
+            {each.lines.length > 0 &&
+              ` Lines ${each.lines.join(", ")}${each.count > each.lines.length ? ", …" : ""}.`}
+          </p>
         </Notice>
       ))}
       {data && !data.findings.length && <Notice kind="good" title="Nothing doubtful was found" />}
@@ -38,8 +51,10 @@ function Facts({ report }: { report: FileReport }) {
   return (
     <p class="muted">
       {count(report.rows, "row")} of the format {report.format ?? "unknown"}.
-      {tokens && ` Tokens of a row: ${about}${whole(tokens.median)} in the middle, ${whole(tokens.p95)} of 95 %, ${whole(tokens.max)} at most.`}
-      {!!report.labels.length && ` Labels: ${report.labels.map(({ label, rows }) => `${label} (${whole(rows)})`).join(", ")}.`}
+      {tokens &&
+        ` Tokens of a row: ${about}${whole(tokens.median)} in the median, up to ${whole(tokens.p95)} in 95 % of them, ${whole(tokens.max)} at most.`}
+      {!!report.labels.length &&
+        ` Labels: ${report.labels.map(({ label, rows }) => `${label} (${whole(rows)})`).join(", ")}.`}
     </p>
   );
 }

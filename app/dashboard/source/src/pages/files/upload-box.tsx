@@ -10,7 +10,13 @@ import { Failure } from "../../ui/notice";
 import { Bar } from "../../ui/progress";
 
 /** A place to drop a file on, or to choose one: it is checked while it arrives. */
-export function UploadBox({ onFile, label = "Upload a training file" }: { onFile: (file: StoredFile) => void; label?: string }) {
+export function UploadBox({
+  onFile,
+  label = "Upload a training file",
+}: {
+  onFile: (file: StoredFile) => void;
+  label?: string;
+}) {
   const api = useApi();
   const refusal = useRefusal("write");
   const { busy, error, run } = useAction();
@@ -28,13 +34,38 @@ export function UploadBox({ onFile, label = "Upload a training file" }: { onFile
   return (
     <div
       class={over ? "drop over" : "drop"}
-      onDragOver={(event) => { event.preventDefault(); setOver(true); }}
+      onDragOver={(event) => {
+        event.preventDefault();
+        setOver(true);
+      }}
       onDragLeave={() => setOver(false)}
-      onDrop={(event) => { event.preventDefault(); take(event.dataTransfer?.files); }}
+      onDrop={(event) => {
+        event.preventDefault();
+        take(event.dataTransfer?.files);
+      }}
     >
-      <input id={id} class="unseen" type="file" accept=".jsonl,.json,.ndjson" disabled={busy} onChange={(event) => { take(event.currentTarget.files); event.currentTarget.value = ""; }} />
-      <label for={id}><Icon name="upload" /><b>{label}</b><span class="sub">Drop a .jsonl here, or press to choose</span></label>
-      {busy && <div class="uploading"><Bar share={share} label="Upload" /><span role="status">{share < 1 ? `Sent ${percent(share)}` : "Checking the rows…"}</span></div>}
+      <input
+        id={id}
+        class="unseen"
+        type="file"
+        accept=".jsonl,.json,.ndjson"
+        disabled={busy}
+        onChange={(event) => {
+          take(event.currentTarget.files);
+          event.currentTarget.value = "";
+        }}
+      />
+      <label for={id}>
+        <Icon name="upload" />
+        <b>{label}</b>
+        <span class="sub">Drop a .jsonl here, or press to choose</span>
+      </label>
+      {busy && (
+        <div class="uploading">
+          <Bar share={share} label="Upload" />
+          <span role="status">{share < 1 ? `Sent ${percent(share)}` : "Checking the rows…"}</span>
+        </div>
+      )}
       <Failure error={error} doing="The file was not taken" />
     </div>
   );

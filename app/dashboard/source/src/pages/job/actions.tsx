@@ -20,12 +20,48 @@ export function JobActions({ job, onChange }: { job: Job; onChange: (job: Job) =
   const over = isOver(job);
   return (
     <>
-      {job.status === "succeeded" && <DownloadButton path={`/fine_tuning/jobs/${job.id}/adapter`} filename={`${nameOf(job)}-${job.id}.tar`} words="Download adapter" main />}
-      {!over && job.status !== "paused" && <Button refusal={refusal} busy={busy} onClick={ask("pause")}>Pause</Button>}
-      {job.status === "paused" && <Button refusal={refusal} busy={busy} onClick={ask("resume")}>Resume</Button>}
-      {!over && <ConfirmButton kind="danger" refusal={refusal} busy={busy} onClick={ask("cancel")} question={`Cancel ${nameOf(job)}? What it has learned so far is kept in its checkpoints alone.`} answer="Cancel the job">Cancel</ConfirmButton>}
-      <a class="button" href={href("/compare", { jobs: job.id })}>Compare</a>
-      {refusal ? <Button refusal={refusal} onClick={() => undefined}>Clone</Button> : <a class="button" href={href("/new", { clone: job.id })}>Clone</a>}
+      {job.status === "succeeded" && (
+        <DownloadButton
+          path={`/fine_tuning/jobs/${job.id}/adapter`}
+          filename={`${nameOf(job)}-${job.id}.tar`}
+          words="Download adapter"
+          main
+        />
+      )}
+      {!over && job.status !== "paused" && (
+        <Button refusal={refusal} busy={busy} onClick={ask("pause")}>
+          Pause
+        </Button>
+      )}
+      {job.status === "paused" && (
+        <Button refusal={refusal} busy={busy} onClick={ask("resume")}>
+          Resume
+        </Button>
+      )}
+      {!over && (
+        <ConfirmButton
+          kind="danger"
+          refusal={refusal}
+          busy={busy}
+          onClick={ask("cancel")}
+          question={`Cancel ${nameOf(job)}? What it has learned so far is kept in its checkpoints alone.`}
+          answer="Cancel the job"
+        >
+          Cancel
+        </ConfirmButton>
+      )}
+      <a class="button" href={href("/compare", { jobs: job.id })}>
+        Compare
+      </a>
+      {refusal ? (
+        <Button refusal={refusal} onClick={() => undefined}>
+          Clone
+        </Button>
+      ) : (
+        <a class="button" href={href("/new", { clone: job.id })}>
+          Clone
+        </a>
+      )}
       {refusal && <p class="hint">{refusal}</p>}
       <Failure error={error} />
     </>
@@ -46,7 +82,12 @@ export function DownloadButton({ path, filename, words, label, main }: DownloadP
   const [share, setShare] = useState(0);
   return (
     <>
-      <Button kind={main ? "main" : "plain"} busy={busy} {...(label ? { label } : {})} onClick={() => run(() => download(api, path, filename, setShare))}>
+      <Button
+        kind={main ? "main" : "plain"}
+        busy={busy}
+        {...(label ? { label } : {})}
+        onClick={() => run(() => download(api, path, filename, setShare))}
+      >
         <Icon name="download" />
         {busy ? `${percent(share)}` : words}
       </Button>

@@ -19,7 +19,10 @@ export function Attempts({ job }: { job: Job }) {
       <ol class="attempts">
         {data?.data.map((each) => (
           <li key={each.number}>
-            <b>#{each.number} {each.outcome ?? "running"}</b> on {each.worker}
+            <b>
+              #{each.number} {each.outcome ?? "running"}
+            </b>{" "}
+            on {each.worker}
             <span class="sub">{span(each)}</span>
             {each.reason && <span class="sub">{each.reason}</span>}
           </li>

@@ -17,19 +17,37 @@ export function Checkpoints({ job }: { job: Job }) {
     <section class="card">
       <h2>Checkpoints</h2>
       <Failure error={error} doing="The checkpoints cannot be read" />
-      {data && !data.data.length && <p class="muted">None yet: one is kept every {`${job.training.checkpoint_steps}`} steps.</p>}
+      {data && !data.data.length && (
+        <p class="muted">None yet: one is kept every {`${job.training.checkpoint_steps}`} steps.</p>
+      )}
       {!!data?.data.length && (
         <table class="rows compact">
           <thead>
-            <tr><th scope="col">Step</th><th scope="col">Validation loss</th><th scope="col">Saved</th><th scope="col"><span class="unseen">Download</span></th></tr>
+            <tr>
+              <th scope="col">Step</th>
+              <th scope="col">Validation loss</th>
+              <th scope="col">Saved</th>
+              <th scope="col">
+                <span class="unseen">Download</span>
+              </th>
+            </tr>
           </thead>
           <tbody>
             {data.data.map((each) => (
               <tr key={each.id}>
                 <th scope="row">{each.step_number}</th>
-                <td data-label="Validation loss">{number(each.metrics.full_valid_loss ?? each.metrics.valid_loss)}</td>
+                <td data-label="Validation loss">
+                  {number(each.metrics.full_valid_loss ?? each.metrics.valid_loss)}
+                </td>
                 <td data-label="Saved">{ago(each.created_at)}</td>
-                <td class="end"><DownloadButton path={`/fine_tuning/jobs/${job.id}/checkpoints/${each.id}/adapter`} filename={`${job.id}-step-${each.step_number}.tar`} words="Adapter" label={`Download the adapter of step ${each.step_number}`} /></td>
+                <td class="end">
+                  <DownloadButton
+                    path={`/fine_tuning/jobs/${job.id}/checkpoints/${each.id}/adapter`}
+                    filename={`${job.id}-step-${each.step_number}.tar`}
+                    words="Adapter"
+                    label={`Download the adapter of step ${each.step_number}`}
+                  />
+                </td>
               </tr>
             ))}
           </tbody>

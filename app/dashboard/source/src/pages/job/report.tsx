@@ -1,4 +1,3 @@
-import { isMissing } from "../../lib/api";
 import { useLoaded } from "../../lib/hooks";
 import { isOver } from "../../lib/jobs";
 import { useApi } from "../../lib/session";
@@ -13,14 +12,22 @@ export function StabilityReport({ job }: { job: Job }) {
     [job.id, job.status],
     { every: isOver(job) ? 0 : 15_000 },
   );
-  if (isMissing(error)) return null;
   return (
     <section aria-label="Stability" class="findings">
       <Failure error={error} doing="The stability report cannot be read" />
       {data && (
-        <Notice kind={data.healthy ? "good" : "warn"} title={data.healthy ? "The training looks healthy" : "The training shows something"}>
+        <Notice
+          kind={data.healthy ? "good" : "warn"}
+          title={data.healthy ? "The training looks healthy" : "The training shows something"}
+        >
           <p>{data.summary}</p>
-          {!!data.findings.length && <ul>{data.findings.map((each) => <Item key={`${each.kind}${each.first_step}`} finding={each} />)}</ul>}
+          {!!data.findings.length && (
+            <ul>
+              {data.findings.map((each) => (
+                <Item key={`${each.kind}${each.first_step}`} finding={each} />
+              ))}
+            </ul>
+          )}
         </Notice>
       )}
     </section>
@@ -32,7 +39,8 @@ function Item({ finding }: { finding: Finding }) {
   const where = first_step === last_step ? `step ${first_step}` : `steps ${first_step} to ${last_step}`;
   return (
     <li>
-      <b>{kind.replaceAll("_", " ")}</b> ({severity}) in {metric.replaceAll("_", " ")}, {where}: {evidence} <span class="advice">{advice}</span>
+      <b>{kind.replaceAll("_", " ")}</b> ({severity}) in {metric.replaceAll("_", " ")}, {where}: {evidence}{" "}
+      <span class="advice">{advice}</span>
     </li>
   );
 }

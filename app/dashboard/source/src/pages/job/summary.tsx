@@ -10,18 +10,29 @@ export function Summary({ job, lines }: { job: Job; lines: Map<string, Line> }) 
   const facts: [string, string, string?][] = [
     ["Method", methodOf(job), `${job.model}`],
     ["Train loss", number(last(lines.get("train_loss")))],
-    ["Validation loss", number(last(lines.get("valid_loss"))), best ? `best ${number(best.value)} at step ${whole(best.step)}` : undefined],
+    [
+      "Validation loss",
+      number(last(lines.get("valid_loss"))),
+      best ? `best ${number(best.value)} at step ${whole(best.step)}` : undefined,
+    ],
     ["Tokens per second", number(last(lines.get("tokens_per_second")), 3)],
-    ["Time", duration((job.finished_at ?? Date.now() / 1000) - job.created_at), "since it was submitted"],
+    [
+      "Time",
+      duration((job.finished_at ?? Date.now() / 1000) - job.created_at),
+      job.finished_at ? "from submission to end" : "since it was submitted",
+    ],
   ].map(([name, value, more]) => [name!, value!, more]);
   return (
     <section class="card summary" aria-label="Summary">
-      <Progress job={job} />
+      {job.status !== "queued" && <Progress job={job} />}
       <dl class="facts">
         {facts.map(([name, value, more]) => (
           <div key={name}>
             <dt>{name}</dt>
-            <dd>{value}{more && <span class="sub">{more}</span>}</dd>
+            <dd>
+              {value}
+              {more && <span class="sub">{more}</span>}
+            </dd>
           </div>
         ))}
       </dl>

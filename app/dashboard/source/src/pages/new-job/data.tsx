@@ -10,8 +10,14 @@ import type { StepProps } from "./draft";
 
 export function DataStep({ draft, change }: StepProps) {
   const api = useApi();
-  const { data, error, reload } = useLoaded((signal) => api.get<Page<StoredFile>>("/files", { purpose: "fine-tune", limit: 500 }, signal), []);
-  const options = (data?.data ?? []).map((file): [string, string] => [file.id, `${file.filename} · ${count(file.rows ?? 0, "row")} · ${file.id.slice(-6)}`]);
+  const { data, error, reload } = useLoaded(
+    (signal) => api.get<Page<StoredFile>>("/files", { purpose: "fine-tune", limit: 500 }, signal),
+    [],
+  );
+  const options = (data?.data ?? []).map((file): [string, string] => [
+    file.id,
+    `${file.filename} · ${count(file.rows ?? 0, "row")} · ${file.id.slice(-6)}`,
+  ]);
   const take = (name: "training_file" | "validation_file") => (file: StoredFile) => {
     reload();
     change({ [name]: file.id });
@@ -22,15 +28,27 @@ export function DataStep({ draft, change }: StepProps) {
       <Failure error={error} doing="The files cannot be read" />
       <div class="pair">
         <div>
-          <SelectField label="Training file" value={draft.training_file} onChange={(id) => change({ training_file: id })} options={[["", "Choose one…"], ...options]} />
+          <SelectField
+            label="Training file"
+            value={draft.training_file}
+            onChange={(id) => change({ training_file: id })}
+            options={[["", "Choose one…"], ...options]}
+          />
           <UploadBox label="Upload a training file" onFile={take("training_file")} />
         </div>
         <div>
-          <SelectField label="Validation file" value={draft.validation_file} onChange={(id) => change({ validation_file: id })} options={[["", "None"], ...options]} />
+          <SelectField
+            label="Validation file"
+            value={draft.validation_file}
+            onChange={(id) => change({ validation_file: id })}
+            options={[["", "None"], ...options]}
+          />
           <UploadBox label="Upload a validation file" onFile={take("validation_file")} />
         </div>
       </div>
-      {draft.training_file && <FileReportView id={draft.training_file} model={draft.model} validation={draft.validation_file} />}
+      {draft.training_file && (
+        <FileReportView id={draft.training_file} model={draft.model} validation={draft.validation_file} />
+      )}
     </fieldset>
   );
 }

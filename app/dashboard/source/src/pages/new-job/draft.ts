@@ -33,8 +33,19 @@ export interface StepProps {
 
 export function emptyDraft(): Draft {
   return {
-    model: "", training_file: "", validation_file: "", suffix: "", seed: "", priority: "",
-    hyperparameters: {}, peft: { method: "lora" }, perturbation: { type: "mgpo" }, training: {}, resources: {}, budget: {}, rest: {},
+    model: "",
+    training_file: "",
+    validation_file: "",
+    suffix: "",
+    seed: "",
+    priority: "",
+    hyperparameters: {},
+    peft: { method: "lora" },
+    perturbation: { type: "mgpo" },
+    training: {},
+    resources: {},
+    budget: {},
+    rest: {},
   };
 }
 
@@ -52,12 +63,21 @@ export function draftOf(job: Job): Draft {
     seed: `${job.seed}`,
     priority: job.priority ? `${job.priority}` : "",
     hyperparameters: texts({ n_epochs: n_epochs ?? null, batch_size: batch_size ?? null }),
-    peft: { ...texts(peft), ...(peft.from ? {} : { target_modules: Array.isArray(target_modules) ? target_modules.join(", ") : "" }) },
+    peft: {
+      ...texts(peft),
+      ...(peft.from
+        ? {}
+        : { target_modules: Array.isArray(target_modules) ? target_modules.join(", ") : "" }),
+    },
     perturbation: texts(withoutDefaults(job.perturbation)),
     training: { ...texts(training), ...earlyStopping(early_stopping) },
     resources: texts(job.resources),
     budget: texts(job.budget),
-    rest: { ...(job.evaluation.sharpness ? { evaluation: job.evaluation } : {}), ...(job.metadata ? { metadata: job.metadata } : {}) },
+    rest: {
+      ...(job.evaluation.sharpness ? { evaluation: job.evaluation } : {}),
+      ...(job.metadata ? { metadata: job.metadata } : {}),
+      ...(job.integrations.length ? { integrations: job.integrations } : {}),
+    },
   };
 }
 
@@ -79,17 +99,41 @@ export function bodyOf(draft: Draft): Fields {
   };
   const hyperparameters = sent(draft.hyperparameters);
   return {
-    ...sent({ model: draft.model, training_file: draft.training_file, validation_file: draft.validation_file, suffix: draft.suffix, seed: draft.seed, priority: draft.priority }),
+    ...sent({
+      model: draft.model,
+      training_file: draft.training_file,
+      validation_file: draft.validation_file,
+      suffix: draft.suffix,
+      seed: draft.seed,
+      priority: draft.priority,
+    }),
     model: draft.model,
     ...(draft.suffix ? { suffix: draft.suffix } : {}),
-    ...(Object.keys(hyperparameters).length ? { method: { type: "supervised", supervised: { hyperparameters } } } : {}),
+    ...(Object.keys(hyperparameters).length
+      ? { method: { type: "supervised", supervised: { hyperparameters } } }
+      : {}),
     ...Object.fromEntries(Object.entries(groups).filter(([, fields]) => Object.keys(fields).length)),
     ...draft.rest,
   };
 }
 
+/** Take over a change that is named by dotted names, such as training.micro_batch_size. */
+export function changed(draft: Draft, change: Fields): Draft {
+  const groups = { ...draft };
+  for (const [dotted, value] of Object.entries(change)) {
+    const [asked, name] = dotted.split(".") as [Group, string];
+    const group = ["n_epochs", "batch_size"].includes(name) ? "hyperparameters" : asked; // as they are sent
+    if (name) groups[group] = { ...groups[group], [name]: value === null ? "" : `${value}` };
+  }
+  return groups;
+}
+
 function texts(fields: Fields): Texts {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null).map(([name, value]) => [name, `${value}`]));
+  return Object.fromEntries(
+    Object.entries(fields)
+      .filter(([, value]) => value !== null)
+      .map(([name, value]) => [name, `${value}`]),
+  );
 }
 
 function earlyStopping(value: Json | undefined): Texts {

@@ -1,34 +1,38 @@
-import { bytes, duration, whole } from "../../lib/format";
+import { bytes, roughly, whole } from "../../lib/format";
 import { type Loaded, useLoaded } from "../../lib/hooks";
 import { useApi } from "../../lib/session";
-import type { Estimate, Fields } from "../../lib/types";
+import type { Advice, Estimate, Fields } from "../../lib/types";
+import { Button } from "../../ui/buttons";
 import { Failure, Notice } from "../../ui/notice";
 
-/** Ask what a job would take, without submitting it; null where the server has no estimates. */
-export function useEstimate(body: Fields | null): Loaded<Estimate> | null {
+/** Ask what a job would take, without submitting it. */
+export function useEstimate(body: Fields | null): Loaded<Estimate> {
   const api = useApi();
-  const offered = useLoaded(offersEstimates, []).data;
-  const asked = offered ? body : null;
-  const estimate = useLoaded(asked ? () => api.post<Estimate>("/fine_tuning/jobs", asked, { dry_run: true }) : null, [asked]);
-  return offered ? estimate : null;
+  return useLoaded(body ? () => api.post<Estimate>("/fine_tuning/jobs", body, { dry_run: true }) : null, [
+    body,
+  ]);
 }
 
-/** A server that does not know `dry_run` would submit the job. */
-async function offersEstimates(): Promise<boolean> {
-  const said = await (await fetch("/openapi.json")).text();
-  return said.includes('"dry_run"');
+interface Props {
+  estimate: Loaded<Estimate>;
+  ready: boolean;
+  onAdvice: (change: Fields) => void;
 }
 
-export function EstimatePanel({ estimate, ready }: { estimate: Loaded<Estimate> | null; ready: boolean }) {
-  if (!estimate) return null;
+export function EstimatePanel({ estimate, ready, onAdvice }: Props) {
   const { data, error } = estimate;
   return (
     <section class="card estimate" aria-live="polite">
       <h2>Estimate</h2>
-      {!ready && <p class="muted">Choose a training file and a model: what the job would take stands here.</p>}
+      {!ready && (
+        <p class="muted">Choose a training file and a model: what the job would take stands here.</p>
+      )}
       {ready && !data && !error && <p class="muted">Working it out…</p>}
       <Failure error={error} doing="The job would not be taken" />
       {data && <Numbers estimate={data} />}
+      {data?.fits.advice.map((each) => (
+        <Advised key={JSON.stringify(each.change)} advice={each} onTake={() => onAdvice(each.change)} />
+      ))}
     </section>
   );
 }
@@ -38,14 +42,32 @@ function Numbers({ estimate }: { estimate: Estimate }) {
   return (
     <>
       <dl class="facts narrow">
-        <Fact name="Time" value={`about ${duration(time.expected_s)}`} more={`${duration(time.low_s)} to ${duration(time.high_s)}`} />
-        <Fact name="Memory" value={`about ${bytes(memory.expected_bytes)}`} more={`${bytes(memory.low_bytes)} to ${bytes(memory.high_bytes)}`} />
+        {time && (
+          <Fact
+            name="Time"
+            value={`≈ ${roughly(time.expected_s)}`}
+            more={`${roughly(time.low_s)} to ${roughly(time.high_s)}`}
+          />
+        )}
+        {memory && (
+          <Fact
+            name="Memory"
+            value={`≈ ${bytes(memory.expected_bytes)}`}
+            more={`${bytes(memory.low_bytes)} to ${bytes(memory.high_bytes)}`}
+          />
+        )}
         <Fact name="Steps" value={whole(steps)} more={`${whole(tokens.total)} tokens`} />
-        <Fact name="Wait" value={queue.wait_expected_s === null ? "unknown" : `about ${duration(queue.wait_expected_s)}`} more={queue.reason} />
+        <Fact
+          name="Wait"
+          value={queue.wait_expected_s === null ? "unknown" : `≈ ${roughly(queue.wait_expected_s)}`}
+          more={queue.reason}
+        />
       </dl>
-      <Notice kind={fits.verdict ? "good" : "warn"} title={fits.verdict ? "It fits" : "It may not fit"}><p>{fits.words}</p></Notice>
-      {warnings.map((each) => <Notice key={words(each)} kind="warn" title={words(each)} />)}
-      <p class="hint">{basis.words}</p>
+      <Notice kind={fits.verdict ? "good" : "warn"} title={fits.words} />
+      {warnings.map((each) => (
+        <Notice key={each} kind="warn" title={each} />
+      ))}
+      <p class="hint">{basis.words.charAt(0).toUpperCase() + basis.words.slice(1)}.</p>
     </>
   );
 }
@@ -54,12 +76,26 @@ function Fact({ name, value, more }: { name: string; value: string; more: string
   return (
     <div>
       <dt>{name}</dt>
-      <dd>{value}<span class="sub">{more}</span></dd>
+      <dd>
+        {value}
+        <span class="sub">{more}</span>
+      </dd>
     </div>
   );
 }
 
-function words(warning: unknown): string {
-  if (typeof warning === "object" && warning !== null && "message" in warning) return `${warning.message}`;
-  return `${warning}`;
+/** A change that needs less memory, to be taken over with a press. */
+function Advised({ advice, onTake }: { advice: Advice; onTake: () => void }) {
+  const change = Object.entries(advice.change)
+    .map(([name, value]) => `${name} = ${value}`)
+    .join(", ");
+  return (
+    <p class="advised">
+      <code>{change}</code> needs about {bytes(advice.expected_bytes)}
+      {advice.fits ? "" : ", still too much"}.
+      <Button kind="quiet" label={`Take over ${change}`} onClick={onTake}>
+        Take over
+      </Button>
+    </p>
+  );
 }

@@ -12,15 +12,38 @@ interface Props extends StepProps {
 }
 
 /** One setting of a group: what it is by default stands in it, greyed. */
-export function Setting({ draft, change, wrong, resolved, group, name, label, hint, standard, options }: Props) {
+export function Setting({
+  draft,
+  change,
+  wrong,
+  resolved,
+  group,
+  name,
+  label,
+  hint,
+  standard,
+  options,
+}: Props) {
   const value = draft[group][name] ?? "";
   const set = (text: string) => change({ [group]: { ...draft[group], [name]: text } } as Partial<Draft>);
   if (options) {
     const empty: [string, string][] = standard ? [["", `${standard} (default)`]] : [];
-    return <SelectField label={label} value={value} onChange={set} options={[...empty, ...options]} hint={hint} />;
+    return (
+      <SelectField label={label} value={value} onChange={set} options={[...empty, ...options]} hint={hint} />
+    );
   }
   const chosen = resolved?.[group === "hyperparameters" ? "training" : group]?.[name];
   const error = wrong?.param === `${group}.${name}` ? wrong.message : undefined;
   const shown = chosen === undefined || chosen === null || value ? standard : `${chosen}`;
-  return <TextField label={label} value={value} onChange={set} hint={hint} error={error} numeric {...(shown ? { placeholder: shown } : {})} />;
+  return (
+    <TextField
+      label={label}
+      value={value}
+      onChange={set}
+      hint={hint}
+      error={error}
+      numeric
+      {...(shown ? { placeholder: shown } : {})}
+    />
+  );
 }

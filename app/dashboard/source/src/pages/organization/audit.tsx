@@ -10,25 +10,49 @@ import { Failure } from "../../ui/notice";
 export function AuditLogView() {
   const api = useApi();
   const [limit, setLimit] = useState(10);
-  const { data, error } = useLoaded((signal) => api.get<Page<AuditLog>>("/organization/audit_logs", { limit }, signal), [limit]);
+  const { data, error } = useLoaded(
+    (signal) => api.get<Page<AuditLog>>("/organization/audit_logs", { limit }, signal),
+    [limit],
+  );
   return (
     <section class="card">
       <h2>Audit log</h2>
       <Failure error={error} doing="The audit log cannot be read" />
       <table class="rows compact">
-        <thead><tr><th scope="col">When</th><th scope="col">What</th><th scope="col">To</th><th scope="col">By</th></tr></thead>
+        <thead>
+          <tr>
+            <th scope="col">When</th>
+            <th scope="col">What</th>
+            <th scope="col">To</th>
+            <th scope="col">By</th>
+          </tr>
+        </thead>
         <tbody>
           {data?.data.map((each) => (
             <tr key={each.id}>
               <td data-label="When">{moment(each.effective_at)}</td>
               <td data-label="What">{each.type}</td>
-              <td data-label="To"><code>{each.target}</code></td>
-              <td data-label="By">{each.actor.api_key ? <>key <code>{each.actor.api_key.id}</code></> : "the operator"}</td>
+              <td data-label="To">
+                <code>{each.target}</code>
+              </td>
+              <td data-label="By">
+                {each.actor.api_key ? (
+                  <>
+                    key <code>{each.actor.api_key.id}</code>
+                  </>
+                ) : (
+                  "the operator"
+                )}
+              </td>
             </tr>
           ))}
         </tbody>
       </table>
-      {data?.has_more && limit < 100 && <button type="button" class="quiet" onClick={() => setLimit(100)}>Show more</button>}
+      {data?.has_more && limit < 100 && (
+        <button type="button" class="quiet" onClick={() => setLimit(100)}>
+          Show more
+        </button>
+      )}
     </section>
   );
 }
