@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.client import words
-from app.client.errors import Code
+from app.client.errors import OUTCOMES
 from app.client.options import FILES, MODEL, Body, Field, body_of
 from app.client.session import Session, takes, talks
 from app.client.submit import with_files
@@ -20,7 +20,6 @@ from app.jobs.spec import PeftMethod, PerturbationType
 
 POLL_S = 2.0
 BAR_WIDTH = 28
-OUTCOMES = {"succeeded": Code.OK, "failed": Code.FAILED, "cancelled": Code.CANCELLED}
 
 
 def _method(text: str) -> dict[str, Any]:
@@ -126,10 +125,16 @@ def _progress(comparison: dict[str, Any]) -> RenderableType:
 
 
 def _result(comparison: dict[str, Any]) -> RenderableType:
-    """Return the table, with a column for each metric of the task, and the verdict."""
+    """Return the table, with a column for each metric of the task, and the verdict.
+
+    p is Holm's: what the verdict goes by. A point is 0.01 of validation loss won over the base.
+    """
     methods = comparison["methods"]
     metrics = sorted({name for method in methods for name in method["metrics"]})
-    columns = ("method", "seeds", "valid_loss", *metrics, "against the first", "p", "time")
+    columns = (
+        *("method", "seeds", "valid_loss", *metrics, "against the first", "p"),
+        *("sharpness, worst", "time", "time a point"),
+    )
     rows = (
         (
             method["name"],
@@ -137,7 +142,8 @@ def _result(comparison: dict[str, Any]) -> RenderableType:
             _spread(method["valid_loss"]),
             *(_spread(method["metrics"].get(name)) for name in metrics),
             *_against(method["against_first"]),
-            words.clock(method["cost"]["seconds"]) if method["cost"] else None,
+            _spread((method["sharpness"] or {}).get("worst")),
+            *_times(method["cost"]),
         )
         for method in methods
     )
@@ -151,8 +157,15 @@ def _spread(found: dict[str, Any] | None) -> str | None:
     return f"{mean} [{low}, {high}]"
 
 
+def _times(cost: dict[str, Any] | None) -> tuple[str | None, str | None]:
+    if not cost:
+        return None, None
+    a_point = cost["seconds_per_point"]
+    return words.clock(cost["seconds"]), None if a_point is None else words.clock(a_point)
+
+
 def _against(found: dict[str, Any] | None) -> tuple[str | None, str | None]:
     if not found or found["difference"] is None:
         return None, None
     low, high = words.number(found["low"]), words.number(found["high"])
-    return f"{found['difference']:+.4g} [{low}, {high}]", words.number(found["p_value"])
+    return f"{found['difference']:+.4g} [{low}, {high}]", words.number(found["adjusted_p_value"])

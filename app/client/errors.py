@@ -16,6 +16,8 @@ class Code(IntEnum):
     INTERRUPTED = 130
 
 
+# How a job or a comparison that was followed ended.
+OUTCOMES = {"succeeded": Code.OK, "failed": Code.FAILED, "cancelled": Code.CANCELLED}
 EXIT_CODES = """\
 Exit codes: 0 done, or the job succeeded; 1 the job failed, or a check found something; 2 wrong
 command line; 3 the server refused; 4 the server cannot be reached or has a fault; 5 the job was

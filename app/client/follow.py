@@ -12,14 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from app.client import words
-from app.client.errors import Code
+from app.client.errors import OUTCOMES, Code
 from app.client.session import Session
 from app.client.watch import Update, watch
 
 FRAMES_PER_S = 4
 PLAIN_EVERY_S = 10.0
 BAR_WIDTH, CURVE_WIDTH = 28, 60
-OUTCOMES = {"succeeded": Code.OK, "failed": Code.FAILED, "cancelled": Code.CANCELLED}
 
 
 def follow(session: Session, job_id: str) -> Code:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app import audit
-from app.console import DEFAULT_DATA, Data, out, refusals, settings_of
+from app.console import DEFAULT_DATA, AsJson, Data, out, print_json, refusals, settings_of
 from app.db import connected
 from app.organizations import service, usage
 from app.organizations.quotas import GIB, HOUR_S
@@ -18,7 +18,6 @@ from app.settings import Settings
 from app.tables import AuditEvent
 
 Org = Annotated[str | None, typer.Option(help="One organization; all when left out.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
 
 
 def show_usage(
@@ -37,8 +36,7 @@ def show_usage(
         asked = Month.named(month) if month else None
         reports = asyncio.run(_reports(settings_of(data, Settings), org, asked))
     if as_json:
-        for name, report in reports:
-            print(json.dumps(_plain(name, report)))
+        print_json([_plain(name, report) for name, report in reports])
         return
     table = Table("organization", "month", "jobs", "GPU-hours", "trained tokens", "stored GiB")
     for name, report in reports:
@@ -64,8 +62,7 @@ def show_audit(
     """Show the last changes: who did what to what. The operator has no key."""
     events = asyncio.run(_events(settings_of(data, Settings), org, limit))
     if as_json:
-        for event, name in events:
-            print(json.dumps(_event(event, name)))
+        print_json([_event(event, name) for event, name in events])
         return
     table = Table("when", "organization", "key", "action", "target", "from", "data")
     for event, name in events:

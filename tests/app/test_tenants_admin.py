@@ -239,13 +239,13 @@ def test_what_the_operator_does_is_in_the_log_too(
 
     (change,) = logs(admin, action="limits.changed")
     listed = basin("audit", "--org", org, env=env | {"COLUMNS": "250"}).stdout
-    lines = basin("audit", "--org", org, "--json", env=env).stdout.splitlines()
+    told = basin("audit", "--org", org, "--json", env=env).stdout
 
     assert change["actor"] == {"type": "operator", "api_key": None, "ip_address": None}
     assert change["data"] == {"max_running": 3}
     assert "limits.changed" in listed and "operator" in listed
-    assert [json.loads(line)["action"] for line in lines] == ["key.created", "limits.changed"]
-    assert key[15:] not in listed + "".join(lines)
+    assert [each["action"] for each in json.loads(told)] == ["key.created", "limits.changed"]
+    assert key[15:] not in listed + told
 
 
 @pytest.mark.parametrize("path", [KEYS, AUDIT, "/organization/limits"])
@@ -299,13 +299,13 @@ def test_usage_counts_jobs_devices_tokens_and_bytes_of_a_month(
     with api.http(api.key(org, Scope.READ)) as reader:
         now = reader.get(USAGE).json()
         before = reader.get(USAGE, params={"month": "2020-01"}).json()
-    lines = basin("usage", "--org", org, "--json", env=environment(settings)).stdout
+    printed = basin("usage", "--org", org, "--json", env=environment(settings)).stdout
 
     assert (now["jobs"]["succeeded"], now["jobs"]["queued"], now["jobs"]["failed"]) == (1, 1, 0)
     assert now["gpu_seconds"] == pytest.approx(60, abs=1) and now["trained_tokens"] == 1234
     assert now["stored_bytes"] == admin.get(f"/files/{file_id}").json()["bytes"]
     assert set(before["jobs"].values()) == {0} and before["gpu_seconds"] == 0
-    told = json.loads(lines)
+    (told,) = json.loads(printed)
     assert told.pop("organization") == org
     assert told == {name: now[name] for name in told} and len(told) == 5
 
