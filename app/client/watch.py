@@ -14,6 +14,7 @@ from app.client.errors import Unreachable
 
 PATIENCE_S = 60.0  # without a word from the server
 SILENCE = httpx.Timeout(45, connect=5)  # three times the pause between two signs of life
+OVER = ("succeeded", "failed", "cancelled")
 STREAM_KINDS = ("status", "metrics", "event", "done")
 
 
