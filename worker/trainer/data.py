@@ -165,6 +165,12 @@ def render_chat(row: Row, tokenizer: Any) -> tuple[str, list[Span]]:
     return text, spans
 
 
+def render_prompt(messages: Sequence[Row], tokenizer: Any) -> str:
+    """Return a conversation as text up to where the assistant's next answer begins."""
+    shaped = [_message(message) for message in messages]
+    return _render(tokenizer, shaped, None, add_generation_prompt=True)
+
+
 def _turn(tokenizer: Any, text: str, messages: list[Row], index: int, tools: Any) -> Span:
     opened = _render(tokenizer, messages[:index], tools, add_generation_prompt=True)
     start = len(commonprefix([text, opened]))  # noqa: RUF071  characters, not paths
