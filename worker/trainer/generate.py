@@ -14,7 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 from app.jobs.spec import Task
 from app.previews.spec import Question
 from worker.trainer import model as models
-from worker.trainer.data import render_prompt
+from worker.trainer.chat import render_prompt
 from worker.trainer.faults import RunError
 from worker.trainer.loaded import Loaded
 

@@ -20,8 +20,8 @@ from worker.memory import GIB
 from worker.rundir import Placement
 from worker.trainer import model as models
 from worker.trainer.faults import RunError
+from worker.trainer.heads import Head
 from worker.trainer.rebased import CONFIG as ADAPTER_CONFIG
-from worker.trainer.tasks import Head
 
 MOST_BASES, MOST_TRAINED = 2, 8
 WEIGHTS = "*.safetensors"

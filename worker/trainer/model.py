@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from worker.rundir import Placement
-from worker.trainer.data import PLAIN_TEMPLATE
+from worker.trainer.chat import PLAIN_TEMPLATE
 from worker.trainer.faults import RunError
-from worker.trainer.tasks import CAUSAL, KINDS, Batch, Head
+from worker.trainer.heads import CAUSAL, MODELS, Batch, Head
 
 Precision = Literal["bf16", "fp32"]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "stored": "auto"}
@@ -56,7 +56,7 @@ def load_base(
         RunError: it cannot be read, or lacks more weights than a new head's.
     """
     try:
-        model, found = KINDS[head.task].model.from_pretrained(
+        model, found = MODELS[head.task].from_pretrained(
             placement.location,
             dtype=DTYPES[precision],
             use_safetensors=True,

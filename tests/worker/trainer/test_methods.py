@@ -16,8 +16,8 @@ from tests.factories import chat_row
 from tests.worker.trainer.runs import adapter_bytes, events, make_run, of_type, train_here
 from worker.rundir import RunDir
 from worker.trainer import methods, recipe
+from worker.trainer.heads import CAUSAL
 from worker.trainer.model import sample_logits
-from worker.trainer.tasks import CAUSAL
 
 ADAPTERS = [
     "lora", "rslora", "dora", "adalora", "pissa", "lora_plus", "lora_ga", "lora_pro",
