@@ -1,4 +1,4 @@
-"""What is tried in tests: adapters with something in them, and what plain libraries make of them."""
+"""Adapters to try in tests, and what plain libraries make of them."""
 
 import json
 from pathlib import Path

@@ -117,22 +117,17 @@ async def give_back(tx: AsyncSession, taken: Taken, *, told: bool) -> None:
 
 
 def _next() -> Select[str]:
-    """Select what is next, and lock it: tenants in turn, then by age."""
-    turns = (
-        select(
-            Preview.id,
-            func.row_number()
-            .over(partition_by=Preview.organization_id, order_by=(Preview.created_at, Preview.id))
-            .label("turn"),
-        )
-        .where(Preview.state == PreviewState.WAITING, Preview.deadline_at > func.now())
+    """Select what is next, and lock it: of the tenant that was served longest ago, the oldest."""
+    served = (
+        select(Preview.organization_id, func.max(Preview.beat_at).label("at"))
+        .group_by(Preview.organization_id)
         .subquery()
     )
     return (
         select(Preview.id)
-        .join(turns, turns.c.id == Preview.id)
-        .where(Preview.state == PreviewState.WAITING)
-        .order_by(turns.c.turn, Preview.created_at, Preview.id)
+        .join(served, served.c.organization_id == Preview.organization_id)
+        .where(Preview.state == PreviewState.WAITING, Preview.deadline_at > func.now())
+        .order_by(served.c.at.nulls_first(), Preview.created_at, Preview.id)
         .limit(1)
         .with_for_update(of=Preview, skip_locked=True)
     )

@@ -229,10 +229,16 @@ async def test_pieces_arrive_by_notification_before_the_end(
 ):
     previews = Previews(own)
     long = "\N{GRINNING FACE}\0\n" * PIECE_CHARACTERS
-    async with listening(own_url, {TOLD: previews.heard}):
+    listens = asyncio.Event()
+
+    def heard(payload: str | None) -> None:
+        listens.set()
+        previews.heard(payload)
+
+    async with listening(own_url, {TOLD: heard}):
+        await asyncio.wait_for(listens.wait(), 30)
         preview_id = await ask(own, owner, settings)
         answer = previews.expect(owner, preview_id)
-        await asyncio.wait_for(answer.changed.wait(), 30)  # it listens
         taken = await take(own)
         assert taken is not None
 
