@@ -140,6 +140,9 @@ async def _serve(room: Room, *, idle_s: float) -> None:
         except SQLAlchemyError as error:
             log.warning("preview.postponed", error=str(error))
             await asyncio.sleep(AWAY_S)
+        except Exception:  # a bug of ours ends one preview, not all that come
+            log.exception("previewer.failed")
+            await asyncio.sleep(AWAY_S)
         if room.talker.running and time.monotonic() - used_at >= idle_s:
             log.info("previewer.idle")
             await room.talker.end()
