@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app import blobs
 from app.db import Database
-from worker import archive
+from app.tars import unpack
 
 MOST_KEPT = 4
 
@@ -48,7 +48,7 @@ async def _unpack(db: Database, blob_id: str, target: Path) -> None:
     archived, temporary = target.with_suffix(".tar"), target.with_suffix(".tmp")
     try:
         await blobs.fetch(db, blob_id, archived)
-        await asyncio.to_thread(archive.unpack, archived, temporary)
+        await asyncio.to_thread(unpack, archived, temporary)
         temporary.rename(target)
     finally:
         archived.unlink(missing_ok=True)
