@@ -20,6 +20,8 @@ from worker.trainer.loaded import Loaded
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character decode to
 
+LATE = "Loading the model took all the time that a preview may take; it is there now: ask again."
+
 Tell = Callable[[str], None]
 
 
@@ -49,8 +51,10 @@ def generate(
     an answer that is not complete then ends there, as if for want of tokens.
 
     Raises:
-        RunError: the question does not fit, or the model's template refuses it.
+        RunError: the question does not fit, the model's template refuses it, or it is too late.
     """
+    if time.monotonic() >= ends_at:
+        raise RunError("service_unavailable", LATE)
     ids, continued = _encode(loaded.tokenizer, question, task)
     room = _room(loaded, question, len(ids), task=task, context_length=context_length)
     words = Words(loaded.tokenizer, question.stop, tell, before=ids if continued else [])

@@ -24,7 +24,7 @@ from worker.trainer.loaded import Cache
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 FIRST_TO_GO = "800"  # of 1000: when memory is short, a preview ends before a run does
 NICE = 10
-ASKED_WRONGLY = ("invalid_value", "context_length_exceeded")
+TOLD_APART = ("invalid_value", "context_length_exceeded", "service_unavailable")
 OUT_OF_MEMORY = (
     "There was not enough memory to answer; ask for fewer tokens, or a smaller model, or try again"
     " when less runs on the worker."
@@ -90,7 +90,7 @@ def _answer(
             tell=lambda text: say(Piece(id=show.id, text=text)),
         )
     except RunError as error:
-        code = error.code if error.code in ASKED_WRONGLY else "preview_failed"
+        code = error.code if error.code in TOLD_APART else "preview_failed"
         return Refused(id=show.id, code=code, message=error.message, param=error.param)
     except (torch.OutOfMemoryError, MemoryError) as error:
         traceback.print_exception(error)

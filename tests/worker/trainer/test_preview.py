@@ -15,7 +15,7 @@ from worker.dialogue import Show
 from worker.rundir import Placement
 from worker.trainer.chat import render_prompt
 from worker.trainer.faults import RunError
-from worker.trainer.generate import Made, Words, generate
+from worker.trainer.generate import Made, Until, Words, generate
 from worker.trainer.loaded import MOST_TRAINED, Cache
 
 GIB = 1 << 30
@@ -186,18 +186,32 @@ def test_an_answer_goes_as_far_as_the_context(model: Path):
     assert (made.prompt_tokens, made.completion_tokens, made.finish_reason) == (251, 5, "length")
 
 
-@pytest.mark.parametrize("how", ["nobody waits", "time is over"])
-def test_an_answer_breaks_off(model: Path, how: str):
+def test_an_answer_breaks_off_when_nobody_waits(model: Path):
     stop = threading.Event()
-    ends_at = None
-    if how == "nobody waits":
-        stop.set()
-    else:
-        ends_at = time.monotonic() - 1
+    stop.set()
 
-    made = answer(Cache(GIB), show(model, prompt="x", max_tokens=200), stop=stop, ends_at=ends_at)
+    made = answer(Cache(GIB), show(model, prompt="x", max_tokens=200), stop=stop)
 
     assert made.completion_tokens == 1 and made.finish_reason == "length"
+
+
+def test_an_answer_ends_with_its_time():
+    words = Words(Letters(), (), print, before=[])
+    now = time.monotonic()
+
+    over, under = (
+        Until(words, ends_at, threading.Event())(torch.tensor([[1]]), None).tolist()
+        for ends_at in (now - 1, now + 1000)
+    )
+
+    assert (over, under) == ([True], [False])
+
+
+def test_a_model_that_was_loaded_too_late_is_told_so(model: Path):
+    with pytest.raises(RunError, match="it is there now") as caught:
+        answer(Cache(GIB), show(model, prompt="x"), ends_at=time.monotonic() - 1)
+
+    assert caught.value.code == "service_unavailable"
 
 
 def test_a_template_that_refuses_a_conversation_is_quoted(model: Path):
