@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from app import blobs
 from app.db import Database
 from app.ids import token
@@ -60,6 +62,16 @@ def chat_text(folder: Path, messages: list[dict[str, str]]) -> str:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return text
+
+
+def model_processes(parent_pid: int) -> list[psutil.Process]:
+    """The processes that hold models, of one worker."""
+    return [
+        each
+        for each in psutil.process_iter(["ppid", "cmdline"])
+        if each.info["ppid"] == parent_pid
+        and "worker.trainer.preview" in (each.info["cmdline"] or ())
+    ]
 
 
 async def publish(

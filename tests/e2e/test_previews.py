@@ -23,7 +23,7 @@ from app.settings import ApiSettings
 from tests.app.records import run_now
 from tests.conftest import SHARED, Api, environment, running_api
 from tests.factories import make_model_folder
-from tests.previews import chat_text, generated, make_adapter, publish
+from tests.previews import chat_text, generated, make_adapter, model_processes, publish
 from tests.waiting import wait_until
 
 TINY, SLOW = "tiny-llama", "slow-llama"
@@ -43,9 +43,7 @@ class Preview:
     client: openai.OpenAI
 
     def children(self) -> list[psutil.Process]:
-        """The processes that hold models."""
-        found = psutil.Process(self.worker.pid).children(recursive=True)
-        return [each for each in found if "worker.trainer.preview" in each.cmdline()]
+        return model_processes(self.worker.pid)
 
     def state(self, preview_id: str) -> str:
         query = "SELECT state FROM previews WHERE id = :id"
@@ -346,7 +344,7 @@ def test_a_worker_that_ends_in_the_middle_leaves_no_process_and_the_caller_is_to
         with worker_of(mine, folder / f"second-{number}.log") as second:
             stream = ask(preview, SLOW, max_tokens=MOST_TOKENS, stream=True)
             assert next(chunk for chunk in stream if chunk.choices[0].delta.content)
-            children = psutil.Process(second.pid).children(recursive=True)
+            children = model_processes(second.pid)
             assert children
 
             second.send_signal(number)

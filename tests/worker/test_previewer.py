@@ -21,7 +21,7 @@ from app.previews.spec import Question
 from app.settings import ApiSettings, inherited_environment
 from app.tables import Worker
 from tests.app.records import make_organization, run
-from tests.previews import make_adapter, publish
+from tests.previews import make_adapter, model_processes, publish
 from worker import archive
 from worker.dialogue import Answered, Piece, Refused, Said, Show
 from worker.previewer import preview, preview_device
@@ -166,8 +166,7 @@ async def owner(db: Database) -> AsyncIterator[str]:
 
 
 def children() -> list[psutil.Process]:
-    found = psutil.Process().children(recursive=True)
-    return [each for each in found if "worker.trainer.preview" in each.cmdline()]
+    return model_processes(os.getpid())
 
 
 async def until(ready: Callable[[], bool]) -> None:
