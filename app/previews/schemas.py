@@ -41,11 +41,20 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Stop = Annotated[
-    tuple[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)], ...],
+    tuple[StopString, ...],
     Field(max_length=MAX_STOPS),
-    BeforeValidator(_listed),
+    BeforeValidator(_listed, json_schema_input_type=StopString | tuple[StopString, ...]),
 ]
+
+
+def _single(value: Any) -> Any:
+    if isinstance(value, list):
+        if len(value) == 1 and isinstance(value[0], str):
+            return value[0]
+        raise ValueError("a preview takes one text, not several and no tokens")
+    return value
 
 
 class StreamOptions(Asked):
@@ -136,19 +145,11 @@ class ChatIn(Generation):
 class CompletionIn(Generation):
     """A text for the model to go on with."""
 
-    prompt: Annotated[str, BeforeValidator(lambda value: _single(value))]
+    prompt: Annotated[str, BeforeValidator(_single, json_schema_input_type=str | tuple[str])]
 
     best_of: Any = None
     echo: Any = None
     suffix: Any = None
-
-
-def _single(value: Any) -> Any:
-    if isinstance(value, list):
-        if len(value) == 1 and isinstance(value[0], str):
-            return value[0]
-        raise ValueError("a preview takes one text, not several and no tokens")
-    return value
 
 
 class UsageOut(BaseModel):
