@@ -71,7 +71,7 @@ async def create_chat_completion(body: ChatIn, desk: Asking) -> Response:
     question = body.question(
         most_tokens=desk.settings.preview_max_tokens,
         asked_tokens=body.max_completion_tokens or body.max_tokens,
-        messages=body.messages,
+        messages=tuple(body.messages),
     )
     wire = ChatWire(new_id("chatcmpl-"), int(time.time()), body.model)
     return await _answer(desk, body, question, wire)

@@ -43,9 +43,9 @@ def _listed(value: Any) -> Any:
 
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Stop = Annotated[
-    tuple[StopString, ...],
+    list[StopString],
     Field(max_length=MAX_STOPS),
-    BeforeValidator(_listed, json_schema_input_type=StopString | tuple[StopString, ...]),
+    BeforeValidator(_listed, json_schema_input_type=StopString | list[StopString]),
 ]
 
 
@@ -109,14 +109,14 @@ class Generation(Asked):
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             seed=self.seed,
-            stop=self.stop or (),
+            stop=tuple(self.stop or ()),
         )
 
 
 class ChatIn(Generation):
     """A conversation for the model to go on with."""
 
-    messages: tuple[dict[str, Any], ...] = Field(min_length=1)
+    messages: list[dict[str, Any]] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
 
     audio: Any = None
