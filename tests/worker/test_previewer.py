@@ -83,7 +83,7 @@ async def test_a_process_that_hangs_is_stopped_and_the_next_question_has_another
     talker: Talker, models_dir: Path
 ):
     await words(talker, show(models_dir))
-    (hung,) = psutil.Process().children()
+    (hung,) = model_processes(os.getpid())
     os.kill(hung.pid, signal.SIGSTOP)
 
     with pytest.raises(Gone, match="was stopped"):
