@@ -41,6 +41,7 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+OneText = Annotated[list[str], Field(min_length=1, max_length=1)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Stop = Annotated[
     list[StopString],
@@ -145,7 +146,7 @@ class ChatIn(Generation):
 class CompletionIn(Generation):
     """A text for the model to go on with."""
 
-    prompt: Annotated[str, BeforeValidator(_single, json_schema_input_type=str | tuple[str])]
+    prompt: Annotated[str, BeforeValidator(_single, json_schema_input_type=str | OneText)]
 
     best_of: Any = None
     echo: Any = None
