@@ -57,6 +57,16 @@ class ModelNotFound(ApiError):
     code = "model_not_found"
 
 
+class PreviewsOff(ApiError):
+    """A 400, not a 503: OpenAI's client would ask again."""
+
+    code = "previews_off"
+
+
+class ContextTooLong(ApiError):
+    code = "context_length_exceeded"
+
+
 class InvalidApiKey(ApiError):
     status = 401
     code = "invalid_api_key"
@@ -71,6 +81,12 @@ class InsufficientPermissions(ApiError):
 class NotFound(ApiError):
     status = 404
     code = "not_found"
+
+
+class UnknownModel(NotFound):
+    """As OpenAI answers whoever asks a model; a job that names one is told ModelNotFound."""
+
+    code = "model_not_found"
 
 
 class MethodNotAllowed(ApiError):
@@ -141,3 +157,12 @@ class Unavailable(ApiError):
     code = "service_unavailable"
     type = "server_error"
     headers = MappingProxyType({"Retry-After": "2", "x-should-retry": "true"})
+
+
+class PreviewFailed(ApiError):
+    """The model could not answer, and would not the next time."""
+
+    status = 500
+    code = "preview_failed"
+    type = "server_error"
+    headers = MappingProxyType({"x-should-retry": "false"})

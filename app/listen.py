@@ -5,7 +5,7 @@ again after a while anyway.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -23,12 +23,12 @@ Heard = Callable[[str | None], None]
 
 
 @asynccontextmanager
-async def listening(database_url: str, channel: str, heard: Heard) -> AsyncIterator[None]:
-    """Call `heard` with the payload of each notification, for the length of the block.
+async def listening(database_url: str, channels: Mapping[str, Heard]) -> AsyncIterator[None]:
+    """Call a channel's function with the payload of each notification, for the length of the block.
 
     And with None when some may have been missed: the connection has just been made.
     """
-    task = asyncio.create_task(_listen(database_url, channel, heard))
+    task = asyncio.create_task(_listen(database_url, channels))
     try:
         yield
     finally:
@@ -36,7 +36,7 @@ async def listening(database_url: str, channel: str, heard: Heard) -> AsyncItera
         await asyncio.wait([task])
 
 
-async def _listen(database_url: str, channel: str, heard: Heard) -> None:
+async def _listen(database_url: str, channels: Mapping[str, Heard]) -> None:
     url = make_url(database_url).set(drivername="postgresql")
     address, wait_s = url.render_as_string(hide_password=False), SHORTEST_WAIT_S
     while True:
@@ -44,19 +44,20 @@ async def _listen(database_url: str, channel: str, heard: Heard) -> None:
             async with await AsyncConnection.connect(
                 address, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
             ) as connection:
-                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-                heard(None)
+                for channel, heard in channels.items():
+                    await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                    heard(None)
                 wait_s = SHORTEST_WAIT_S
-                await _pass_on(connection, heard)
-        except psycopg.Error as error:
+                await _pass_on(connection, channels)
+        except (psycopg.Error, TimeoutError) as error:
             log.warning("listener.disconnected", error=str(error), again_in_s=wait_s)
         await asyncio.sleep(wait_s)
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
-async def _pass_on(connection: AsyncConnection, heard: Heard) -> None:
+async def _pass_on(connection: AsyncConnection, channels: Mapping[str, Heard]) -> None:
     while True:
         async for notice in connection.notifies(timeout=CHECK_S):
-            heard(notice.payload)
+            channels[notice.channel](notice.payload)
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await connection.execute("SELECT 1")

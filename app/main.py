@@ -26,6 +26,9 @@ from app.models import routes as models
 from app.observe import is_quiet
 from app.organizations import routes as organizations
 from app.permissions import routes as permissions
+from app.previews import routes as previews
+from app.previews.live import Previews
+from app.previews.spec import TOLD
 from app.rates import Buckets
 from app.settings import ApiSettings
 from app.stability import routes as stability
@@ -56,12 +59,14 @@ def create_app(settings: ApiSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         stop_tracing = tracing.configure(settings.otlp_endpoint, service="basin-api")
         async with connected(settings.database_url, pool_size=10) as db:
-            app.state.db, app.state.live = db, Live(db)
+            app.state.db, app.state.live, app.state.previews = db, Live(db), Previews(db)
+            heard = {CHANNEL: app.state.live.heard, TOLD: app.state.previews.heard}
             async with (
-                listening(settings.database_url, CHANNEL, app.state.live.heard),
+                listening(settings.database_url, heard),
                 senders(settings, db, app.state.vault),
             ):
                 yield
+            await app.state.previews.close()
         await app.state.buckets.close()
         await asyncio.to_thread(stop_tracing)
 
@@ -87,7 +92,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     web.install(app)
     tenants = (organizations, keys, webhooks, integrations)
     tuning = (jobs, stability, comparisons, permissions, graders)
-    for part in (files, uploads, *tuning, models, workers, *tenants, health, metrics):
+    for part in (files, uploads, *tuning, models, previews, workers, *tenants, health, metrics):
         app.include_router(part.router)
     openapi.install(app)
     dashboard.install(app)

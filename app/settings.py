@@ -3,7 +3,7 @@
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -51,9 +51,21 @@ class Settings(BaseSettings):
         default=30, gt=0, description="a paused job can be carried on exactly for so long"
     )
 
+    preview: Literal["cpu", "cuda", "auto", "off"] = Field(
+        default="cpu", description="where models are tried: cpu, cuda, auto (a GPU if any) or off"
+    )
+    preview_cache_bytes: int = Field(
+        default=8 * 1024 * MIB, gt=0, description="most that the models being tried take in memory"
+    )
+    preview_threads: int = Field(default=2, gt=0, description="CPU threads of a preview")
+
     @property
     def runs_dir(self) -> Path:
         return self.data_dir / "runs"
+
+    @property
+    def previews_dir(self) -> Path:
+        return self.data_dir / "previews"
 
     @cached_property
     def hub_revisions(self) -> dict[str, str | None]:
@@ -121,6 +133,15 @@ class ApiSettings(Settings):
         default=512, gt=0, description="event streams of one key at once, in one API process"
     )
     watchers: int = Field(default=800, gt=0, description="and of all keys")
+    preview_max_tokens: int = Field(
+        default=256, gt=0, description="most tokens that a preview answers with"
+    )
+    preview_timeout_s: int = Field(
+        default=120, gt=0, description="seconds from asking for a preview to its end"
+    )
+    preview_max_live: int = Field(
+        default=4, gt=0, description="previews of one organization that wait or run at once"
+    )
     max_upload_bytes: int = Field(
         default=8 * 1024 * MIB, gt=0, description="largest file that comes in parts"
     )

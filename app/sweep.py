@@ -12,6 +12,7 @@ from app.db import Database
 from app.files import service as files
 from app.jobs import submissions
 from app.jobs.states import TERMINAL, JobStatus
+from app.previews import service as previews
 from app.tables import Job, ResumeState, Worker
 from app.uploads import service as uploads
 from app.webhooks import outbox
@@ -43,6 +44,7 @@ async def sweep_storage(
     expired = await _repeat(db, partial(uploads.expire, limit=ROWS_PER_TRANSACTION))
     await _repeat(db, partial(submissions.forget, limit=ROWS_PER_TRANSACTION))
     await _repeat(db, partial(outbox.forget, limit=ROWS_PER_TRANSACTION))
+    await _repeat(db, partial(previews.forget, limit=ROWS_PER_TRANSACTION))
     return Swept(
         files=deleted_files,
         resume_states=states,

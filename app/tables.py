@@ -458,6 +458,45 @@ class LogChunk(Base):
     text: Mapped[str]
 
 
+class Preview(Base):
+    """A question to a model, and what was answered so far: the API asks, a worker answers.
+
+    `state` is waiting, running, then done, failed or cancelled. `blob_id` holds the adapter, or the
+    whole model; it is not owned: with a model that is deleted the bytes go, and the preview fails.
+    """
+
+    __tablename__ = "previews"
+    __table_args__ = (
+        Index("ix_previews_waiting", "created_at", postgresql_where=text("state = 'waiting'")),
+        Index(
+            "ix_previews_live",
+            "organization_id",
+            postgresql_where=text("state IN ('waiting', 'running')"),
+        ),
+        Index("ix_previews_age", "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    model: Mapped[str]
+    base_model: Mapped[str]
+    blob_id: Mapped[str | None]
+    question: Mapped[Json]
+    state: Mapped[str] = mapped_column(server_default="waiting")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deadline_at: Mapped[datetime]
+
+    worker: Mapped[str | None]
+    beat_at: Mapped[datetime | None]
+    text: Mapped[str] = mapped_column(server_default="")
+    finish_reason: Mapped[str | None]
+    prompt_tokens: Mapped[int | None]
+    completion_tokens: Mapped[int | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    error_param: Mapped[str | None]
+
+
 class Worker(Base):
     """A worker process that said it is alive; `telemetry` is for who watches over it."""
 

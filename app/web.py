@@ -301,15 +301,20 @@ def declared_bytes(request: Request) -> int:
     return int(declared) if declared.isdecimal() else 0
 
 
-def error_response(error: ApiError) -> JSONResponse:
-    """Render the envelope that OpenAI's client reads, all four keys always."""
+def error_body(error: ApiError) -> dict[str, Any]:
+    """Return the envelope that OpenAI's client reads, all four keys always."""
     body = {
         "message": error.message,
         "type": error.type,
         "param": error.param,
         "code": error.code,
     }
-    return JSONResponse({"error": body}, status_code=error.status, headers=error.headers)
+    return {"error": body}
+
+
+def error_response(error: ApiError) -> JSONResponse:
+    """Render an error."""
+    return JSONResponse(error_body(error), status_code=error.status, headers=error.headers)
 
 
 def install(app: FastAPI) -> None:

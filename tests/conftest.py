@@ -114,6 +114,10 @@ def environment(settings: ApiSettings) -> dict[str, str]:
             else {}
         ),
         "WANDB_MODE": "offline",  # no test reaches it
+        "BASIN_PREVIEW": settings.preview,
+        "BASIN_PREVIEW_MAX_TOKENS": str(settings.preview_max_tokens),
+        "BASIN_PREVIEW_TIMEOUT_S": str(settings.preview_timeout_s),
+        "BASIN_PREVIEW_THREADS": str(settings.preview_threads),
     }
 
 

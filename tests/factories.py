@@ -24,8 +24,8 @@ def to_jsonl(rows: list[dict[str, Any]]) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
-def make_model_folder(folder: Path) -> None:
-    """Write a random two-layer LLaMA with a tokenizer of bytes, in Hugging Face's format."""
+def make_model_folder(folder: Path, *, layers: int = 2, context: int = 256) -> None:
+    """Write a random LLaMA with a tokenizer of bytes, in Hugging Face's format."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -34,10 +34,10 @@ def make_model_folder(folder: Path) -> None:
         vocab_size=len(fast),
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=context,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,

@@ -13,6 +13,7 @@ from app import logs, tracing
 from app.broker import SWEEP_TASK, TRAIN_TASK, make_celery
 from app.settings import Settings, inherited_environment
 from worker.devices import DevicePool, named_devices
+from worker.previewer import preview, preview_device
 from worker.sweep import pulse, sweep_once, tidy
 from worker.tasks import train_waiting
 
@@ -20,6 +21,7 @@ SWEEP_S = 10.0
 
 settings = Settings()
 devices = DevicePool(named_devices(settings.devices))
+previews_on = preview_device(settings.preview, devices.all)
 shutdown = threading.Event()
 threads: list[threading.Thread] = []  # beside Celery's own
 hostname = socket.gethostname()
@@ -73,6 +75,8 @@ def _log_as_we_do(**_: Any) -> None:
 def _start_pulse(**_: Any) -> None:
     """Start before the broker is reached: it may be away for long."""
     _start(_pulse, name="pulse")
+    if previews_on is not None:
+        _start(_preview, name="previewer")
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]  # Celery is untyped
@@ -106,8 +110,22 @@ async def _beat_and_tidy() -> None:
             worker=worker_name,
             hostname=hostname,
             devices=devices,
+            previews_on=previews_on,
             start=lambda: _start(_train, name="train"),
             stop=shutdown,
         ),
         tidy(settings, shutdown),
+    )
+
+
+def _preview() -> None:
+    assert previews_on is not None
+    asyncio.run(
+        preview(
+            settings,
+            inherited_environment(),
+            worker=worker_name,
+            device=previews_on,
+            shutdown=shutdown,
+        )
     )

@@ -19,6 +19,8 @@ INHERITED = (
     "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_CACHE", "CUDA_HOME", "SSL_CERT_FILE",
 )  # fmt: skip
 
+LINE_BYTES = 16 << 20  # the longest line that a process says
+
 
 def train_command(run: Path, resources: ResourcesSpec) -> list[str]:
     """Return the argv of a run: one process, or torchrun and a rank on each device.
@@ -66,6 +68,22 @@ async def launch(command: list[str], *, environment: Mapping[str, str], log: Pat
             stderr=output,
             env=dict(environment),
             start_new_session=True,
+        )
+
+
+async def launch_talking(
+    command: list[str], *, environment: Mapping[str, str], log: Path
+) -> Process:
+    """Start a process in a new session that is spoken with by lines; a fresh `log` has the rest."""
+    with log.open("wb") as output:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=output,
+            env=dict(environment),
+            start_new_session=True,
+            limit=LINE_BYTES,
         )
 
 

@@ -49,10 +49,15 @@ async def beat(
     hostname: str,
     devices: DevicePool,
     described: Sequence[Hardware],
+    previews_on: str | None,
 ) -> None:
     """Write down that this worker is alive, what it has, and how it fares."""
     fares = await asyncio.to_thread(telemetry, devices.all)
-    has = {"all": list(devices.all), "hardware": [asdict(each) for each in described]}
+    has = {
+        "all": list(devices.all),
+        "hardware": [asdict(each) for each in described],
+        "preview": previews_on,
+    }
     async with db.transaction() as tx:
         row = insert(Worker).values(id=worker, hostname=hostname, devices=has, telemetry=fares)
         seen = {"seen_at": func.now(), "telemetry": fares}
@@ -81,6 +86,7 @@ async def pulse(
     worker: str,
     hostname: str,
     devices: DevicePool,
+    previews_on: str | None,
     start: Callable[[], None],
     stop: threading.Event,
 ) -> None:
@@ -93,7 +99,12 @@ async def pulse(
         while not stop.is_set():
             try:
                 await beat(
-                    db, worker=worker, hostname=hostname, devices=devices, described=described
+                    db,
+                    worker=worker,
+                    hostname=hostname,
+                    devices=devices,
+                    described=described,
+                    previews_on=previews_on,
                 )
                 if await sweep(db) and devices.free:
                     start()

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import ModelNotFound
-from app.jobs.spec import PeftSpec, TrainSpec
+from app.jobs.spec import PeftSpec, Task, TrainSpec
 from app.permissions.service import readable_by
 from app.tables import Checkpoint, Job
 
@@ -16,6 +16,7 @@ class Source:
     """An adapter the caller may use: how it was made, on which base, where its archive is."""
 
     base_model: str
+    task: Task
     peft: PeftSpec
     blob_id: str
 
@@ -40,4 +41,4 @@ async def find(tx: AsyncSession, organization_id: str, name: str) -> Source:
     if row is None or row[1] is None:
         raise ModelNotFound(f"You have no fine-tuned model {name!r}.", param="peft.from")
     spec = TrainSpec.model_validate(row[0])
-    return Source(spec.base_model, spec.peft, row[1])
+    return Source(spec.base_model, spec.task, spec.peft, row[1])

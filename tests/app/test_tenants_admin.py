@@ -42,6 +42,8 @@ ACTIONS = {
         "permission.deleted"
     ),
     "DELETE /v1/models/{model:path}": "model.deleted",
+    "POST /v1/chat/completions": "model.previewed",
+    "POST /v1/completions": "model.previewed",
     "POST /v1/organization/keys": "key.created",
     "POST /v1/organization/keys/{key_id}/rotate": "key.rotated",
     "DELETE /v1/organization/keys/{key_id}": "key.revoked",
@@ -95,7 +97,7 @@ def change_everything(api: Api, http: httpx.Client) -> list[tuple[str, str]]:
     told += [("file.deleted", file_id)]
     told += [(f"key.{verb}", key_id) for verb in ("created", "rotated", "revoked")]
     told += change_webhooks(http) + change_integrations(http)
-    return told + change_a_model(api, http, job) + change_uploads(http)
+    return told + change_a_model(api, http, job) + change_uploads(http) + try_a_model(api, http)
 
 
 def change_webhooks(http: httpx.Client) -> list[tuple[str, str]]:
@@ -129,6 +131,20 @@ def change_a_model(api: Api, http: httpx.Client, job: dict) -> list[tuple[str, s
     http.delete(f"/models/{model}")
     told = [(f"permission.{verb}", permission_id) for verb in ("created", "deleted")]
     return [*told, ("model.deleted", model)]
+
+
+def try_a_model(api: Api, http: httpx.Client) -> list[tuple[str, str]]:
+    """Ask a worker that is alive and does not answer, and do not wait for it."""
+    worker = f"silent-{token(6)}"
+    devices = '{"all": ["cpu"], "preview": "cpu"}'
+    insert = "INSERT INTO workers (id, hostname, devices) VALUES (:id, 'here', :devices ::jsonb)"
+    run_now(api.settings, insert, id=worker, devices=devices)
+    asked = {"messages": [{"role": "user", "content": "Hello"}]}, {"prompt": "Hello"}
+    for path, body in zip(("/chat/completions", "/completions"), asked, strict=True):
+        with pytest.raises(httpx.ReadTimeout):
+            http.post(path, json=body | {"model": "tiny-llama"}, timeout=5)
+    run_now(api.settings, "DELETE FROM workers WHERE id = :id", id=worker)
+    return [("model.previewed", "tiny-llama")] * 2
 
 
 async def leave_checkpoint(api: Api, job: dict, model: str) -> None:

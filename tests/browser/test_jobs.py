@@ -328,3 +328,38 @@ def points(http: httpx.Client, job: FineTuningJob) -> list[list[float]]:
     answer = http.get(f"/fine_tuning/jobs/{job.id}/metrics", params={"name": "valid_loss"})
     found: list[list[float]] = answer.json()["data"][0]["points"]
     return found
+
+
+async def test_the_base_and_the_fine_tuned_model_are_asked_the_same(
+    opened: Opened, tenant: Tenant, trained: Trained, client: openai.OpenAI
+):
+    job = trained["plain"]
+    page = await opened(tenant.admin, route=f"#/jobs/{job.id}")
+    box = page.get_by_role("region", name="Before and after")
+
+    await box.get_by_label("Ask both models").fill("What is 3 plus 3?")
+    await box.get_by_role("button", name="Ask").click()
+    await expect(box.get_by_role("button", name="Stop")).to_be_visible()
+    await expect(box.get_by_role("button", name="Stop")).to_be_hidden(timeout=200_000)
+
+    for title, model in (("Before", job.model), ("After", job.fine_tuned_model or "")):
+        said = await asyncio.to_thread(ask, client, model, "What is 3 plus 3?")
+        shown = await box.get_by_role("group", name=title).locator("pre").text_content()
+        assert said and shown == said
+
+
+def ask(client: openai.OpenAI, model: str, question: str) -> str | None:
+    message = {"role": "user", "content": question}
+    answer = client.chat.completions.create(model=model, messages=[message], temperature=0)
+    return answer.choices[0].message.content
+
+
+async def test_a_key_that_only_looks_asks_no_model(
+    opened: Opened, tenant: Tenant, trained: Trained
+):
+    page = await opened(tenant.reader, route=f"#/jobs/{trained['plain'].id}")
+    box = page.get_by_role("region", name="Before and after")
+
+    await box.get_by_label("Ask both models").fill("Hello?")
+
+    await expect(box.get_by_role("button", name="Ask")).to_be_disabled()

@@ -24,7 +24,7 @@ def adapters(tiny, tmp_path_factory) -> dict[str, Path]:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from worker.trainer.data import PLAIN_TEMPLATE
+    from worker.trainer.chat import PLAIN_TEMPLATE
 
     folders = {}
     tokenizer = AutoTokenizer.from_pretrained(tiny.location)

@@ -10,32 +10,11 @@ from typing import Any
 from datasets import Dataset
 from jinja2 import TemplateError
 
+from worker.trainer.chat import Row, render, shaped
 from worker.trainer.faults import RunError
 
 IGNORED = -100
-Row = dict[str, Any]
 Span = tuple[int, int]
-
-# For a base without a chat template: one turn a line, "Role: content", the end-of-sequence token
-# after each assistant turn. Tools stand as JSON before the first turn.
-PLAIN_TEMPLATE = """\
-{{- bos_token if bos_token else '' -}}
-{%- if tools %}{{ 'Tools: ' + (tools | tojson) + '\n' }}{% endif -%}
-{%- for message in messages -%}
-{{- message['role'] | capitalize + ': ' -}}
-{%- if message['role'] == 'assistant' -%}
-{%- generation -%}
-{{- message['content'] if message['content'] else '' -}}
-{%- if message['tool_calls'] %}{{ message['tool_calls'] | tojson }}{% endif -%}
-{{- eos_token if eos_token else '' -}}
-{%- endgeneration -%}
-{%- else -%}
-{{- message['content'] -}}
-{%- endif -%}
-{{- '\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt %}{{ 'Assistant: ' }}{% endif -%}
-"""
 
 
 @dataclass(frozen=True)
@@ -155,9 +134,9 @@ def render_chat(row: Row, tokenizer: Any) -> tuple[str, list[Span]]:
     A turn starts where the text goes on from what the template opens for the assistant, and ends
     with its end-of-turn token.
     """
-    messages = [_message(message) for message in row["messages"]]
+    messages = [shaped(message) for message in row["messages"]]
     tools = row.get("tools")
-    text = _render(tokenizer, messages, tools)
+    text = render(tokenizer, messages, tools)
     spans: list[Span] = []
     for index, message in enumerate(messages):
         if message["role"] == "assistant" and row["messages"][index].get("weight") != 0:
@@ -166,9 +145,9 @@ def render_chat(row: Row, tokenizer: Any) -> tuple[str, list[Span]]:
 
 
 def _turn(tokenizer: Any, text: str, messages: list[Row], index: int, tools: Any) -> Span:
-    opened = _render(tokenizer, messages[:index], tools, add_generation_prompt=True)
+    opened = render(tokenizer, messages[:index], tools, add_generation_prompt=True)
     start = len(commonprefix([text, opened]))  # noqa: RUF071  characters, not paths
-    closed = _render(tokenizer, messages[: index + 1], tools)
+    closed = render(tokenizer, messages[: index + 1], tools)
     if text.startswith(closed):
         return start, len(closed.rstrip("\n"))
     # The template writes earlier turns otherwise than last ones (Qwen3 drops their thoughts).
@@ -183,40 +162,6 @@ def _turn(tokenizer: Any, text: str, messages: list[Row], index: int, tools: Any
     stop = found + len(content)
     after = text[stop : stop + 64].find("\n")
     return start, stop + max(after, 0)
-
-
-def _render(
-    tokenizer: Any, messages: list[Row], tools: Any, *, add_generation_prompt: bool = False
-) -> str:
-    if not messages:
-        return ""
-    text: str = tokenizer.apply_chat_template(
-        messages, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
-    return text
-
-
-def _message(message: Row) -> Row:
-    """Return a message as templates expect it: text content, arguments as objects."""
-    shaped = {key: value for key, value in message.items() if key != "weight"}
-    content = shaped.get("content")
-    if isinstance(content, list):
-        content = "".join(part["text"] for part in content)
-    shaped["content"] = content or ""
-    if shaped.get("tool_calls"):
-        shaped["tool_calls"] = [_call(call) for call in shaped["tool_calls"]]
-    return shaped
-
-
-def _call(call: Row) -> Row:
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments = json.loads(function["arguments"])
-    except json.JSONDecodeError:
-        return call
-    return call | {"function": function | {"arguments": arguments}}
 
 
 def read_rows(path: Path) -> Iterator[Row]:

@@ -23,8 +23,8 @@ from app.jobs.spec import Task
 from worker.rundir import Placement
 from worker.trainer import model as models
 from worker.trainer.faults import RunError
+from worker.trainer.heads import Batch, Head
 from worker.trainer.labels import LABELS
-from worker.trainer.tasks import Batch, Head
 
 Kept = Literal["base", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -9,11 +9,13 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from worker.rundir import Placement
-from worker.trainer.data import PLAIN_TEMPLATE
+from worker.trainer.chat import PLAIN_TEMPLATE
 from worker.trainer.faults import RunError
-from worker.trainer.tasks import CAUSAL, KINDS, Batch, Head
+from worker.trainer.heads import CAUSAL, MODELS, Batch, Head
 
 Precision = Literal["bf16", "fp32"]
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "stored": "auto"}
+STORED: Literal["stored"] = "stored"  # as precise as the files are
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 2e-2}  # of the largest logit
 
 
@@ -44,7 +46,7 @@ def load_tokenizer(placement: Placement) -> Any:
 
 
 def load_base(
-    placement: Placement, precision: Precision, head: Head = CAUSAL
+    placement: Placement, precision: Precision | Literal["stored"], head: Head = CAUSAL
 ) -> tuple[Any, tuple[str, ...]]:
     """Return the base model on its device, and the modules of its head that start at random.
 
@@ -53,11 +55,10 @@ def load_base(
     Raises:
         RunError: it cannot be read, or lacks more weights than a new head's.
     """
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     try:
-        model, found = KINDS[head.task].model.from_pretrained(
+        model, found = MODELS[head.task].from_pretrained(
             placement.location,
-            dtype=dtype,
+            dtype=DTYPES[precision],
             use_safetensors=True,
             output_loading_info=True,
             **_classes(head),

@@ -19,11 +19,12 @@ from worker.trainer import model as models
 from worker.trainer.best import Best
 from worker.trainer.card import write_card
 from worker.trainer.data import Encoded
+from worker.trainer.heads import Head
 from worker.trainer.labels import check_same, write_labels
 from worker.trainer.methods import Attached
 from worker.trainer.model import Precision
 from worker.trainer.report import Reporter, replace_folder
-from worker.trainer.tasks import Collate, Head
+from worker.trainer.tasks import Collate
 from worker.trainer.trainers import TRAINERS, training_arguments
 
 

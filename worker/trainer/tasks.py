@@ -7,9 +7,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
     DataCollatorForSeq2Seq,
     DataCollatorWithPadding,
     Seq2SeqTrainingArguments,
@@ -22,16 +19,15 @@ from app.jobs.spec import Task
 from worker.rundir import RunDir
 from worker.trainer import labels, scores
 from worker.trainer.data import Encoded, encode_file, encode_labelled, encode_pairs
+from worker.trainer.heads import Batch, Head
 
-Batch = dict[str, torch.Tensor]
 Collate = Callable[[list[dict[str, Any]]], Batch]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A task in the words of transformers and PEFT."""
+    """A task in the words of PEFT and transformers' Trainer."""
 
-    model: Any
     peft: str
     arguments: type[TrainingArguments]
     own_arguments: dict[str, Any]
@@ -40,7 +36,6 @@ class Kind:
 SCORED = {"prediction_loss_only": False, "remove_unused_columns": False, "label_names": ["labels"]}
 KINDS: dict[Task, Kind] = {
     "causal": Kind(
-        AutoModelForCausalLM,
         "CAUSAL_LM",
         SFTConfig,
         {
@@ -49,22 +44,9 @@ KINDS: dict[Task, Kind] = {
             "max_length": None,
         },
     ),
-    "seq2seq": Kind(AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM", Seq2SeqTrainingArguments, SCORED),
-    "classification": Kind(
-        AutoModelForSequenceClassification, "SEQ_CLS", TrainingArguments, SCORED
-    ),
+    "seq2seq": Kind("SEQ_2_SEQ_LM", Seq2SeqTrainingArguments, SCORED),
+    "classification": Kind("SEQ_CLS", TrainingArguments, SCORED),
 }
-
-
-@dataclass(frozen=True)
-class Head:
-    """What a model ends in: its task, and the labels that it chooses from, if there are any."""
-
-    task: Task = "causal"
-    labels: tuple[str, ...] = ()
-
-
-CAUSAL = Head()
 
 
 def head_of(task: Task, run: RunDir) -> Head:

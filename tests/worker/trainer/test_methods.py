@@ -13,11 +13,14 @@ from transformers import AutoModelForCausalLM
 
 from app.jobs.spec import EvalDone, Finished, StepDone
 from tests.factories import chat_row
+from tests.previews import chat_text, generated
 from tests.worker.trainer.runs import adapter_bytes, events, make_run, of_type, train_here
+from tests.worker.trainer.test_preview import answer, show
 from worker.rundir import RunDir
 from worker.trainer import methods, recipe
+from worker.trainer.heads import CAUSAL
+from worker.trainer.loaded import Cache
 from worker.trainer.model import sample_logits
-from worker.trainer.tasks import CAUSAL
 
 ADAPTERS = [
     "lora", "rslora", "dora", "adalora", "pissa", "lora_plus", "lora_ga", "lora_pro",
@@ -172,3 +175,17 @@ def test_training_goes_on_from_an_earlier_adapter(
     assert of_type(run, EvalDone)[-1].metrics["valid_loss"] < first
     assert isinstance(events(run)[-1], Finished)
     assert adapter_bytes(run) != adapter_bytes(finished["lora"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_preview_says_what_plain_peft_generates(
+    finished: dict[str, RunDir], method: str, model: Path
+):
+    folder = finished[method].adapter
+    base, adapter = (folder, None) if method == "full" else (model, folder)
+    messages = ({"role": "user", "content": "What is 3 plus 3?"},)
+    expected = generated(base, adapter, chat_text(folder, list(messages)), max_tokens=24)
+
+    made = answer(Cache(1 << 30), show(model, folder, messages=messages, max_tokens=24))
+
+    assert made.text == expected

@@ -15,7 +15,11 @@ export async function* messages(
   signal: AbortSignal,
 ): AsyncGenerator<Message> {
   const headers = { Accept: "text/event-stream", ...(after ? { "Last-Event-ID": after } : {}) };
-  const response = await api.request(path, { headers, signal });
+  yield* read(await api.request(path, { headers, signal }));
+}
+
+/** Yield the messages that a request is answered with. */
+export async function* read(response: Response): AsyncGenerator<Message> {
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {

@@ -15,6 +15,7 @@ import { LogTail } from "./job/log";
 import { Spec } from "./job/spec";
 import { StabilityReport } from "./job/report";
 import { Summary } from "./job/summary";
+import { Try } from "./job/try";
 
 export function JobPage({ id }: { id: string }) {
   const live = useLiveJob(useApi(), id);
@@ -47,6 +48,9 @@ export function JobPage({ id }: { id: string }) {
       <Summary job={job} lines={live.lines} />
       <Curves job={job} lines={live.lines} />
       <StabilityReport job={job} />
+      {job.fine_tuned_model && job.task !== "classification" && (
+        <Try job={job} tuned={job.fine_tuned_model} />
+      )}
       <div class="columns">
         <div>
           <Events events={live.events} />
