@@ -52,9 +52,10 @@ def test_following_a_new_job_ends_with_its_outcome(basin: Basin, rows: str):
     over = {"id": "ftjob-1", "status": "cancelled", "attempt": 0, "queue": None}
     over |= {"progress": {"step": 0, "total_steps": 3}, "estimated_finish": None}
     jobs = "/v1/fine_tuning/jobs"
-    empty = {"object": "list", "data": [], "has_more": False}
-    answers = {jobs: [over], f"{jobs}/ftjob-1": [over]}
-    answers |= {f"{jobs}/ftjob-1/{part}": [empty] for part in ("events", "metrics")}
+    stream = b"event: status\ndata: %s\n\n" % json.dumps(over).encode()
+    stream += b'event: done\ndata: {"status": "cancelled"}\n\n'
+    answers: dict[str, list[Any]] = {jobs: [over], f"{jobs}/ftjob-1": [over]}
+    answers[f"{jobs}/ftjob-1/stream"] = [stream]
 
     with scripted(answers) as (other, script):
         answer = other("submit", "-m", "m", "-f", "file-1", "--follow", code=Code.CANCELLED)
@@ -190,9 +191,11 @@ def test_a_comparison_is_followed_and_its_verdict_printed(monkeypatch: pytest.Mo
         "valid_loss": spread,
         "metrics": {"valid_accuracy": spread},
         "against_first": None,
-        "cost": {"seconds": 61},
+        "cost": {"seconds": 61, "seconds_per_point": 4},
+        "sharpness": {"worst": spread | {"mean": 8.5}},
     }
-    against = {"difference": -0.25, "low": -0.5, "high": -0.125, "p_value": 0.01}
+    against = {"difference": -0.25, "low": -0.5, "high": -0.125}
+    against |= {"p_value": 0.01, "adjusted_p_value": 0.02}
     mgpo = lora | {"name": "lora+mgpo", "against_first": against}
     ended = running | {"status": "succeeded", "methods": [lora, mgpo], "verdict": "MGPO is better."}
     answers: dict[str, Any] = {
@@ -206,6 +209,7 @@ def test_a_comparison_is_followed_and_its_verdict_printed(monkeypatch: pytest.Mo
         document = basin.json(*arguments)
 
     assert "1.5 [1.25, 1.75]" in words and "-0.25 [-0.5, -0.125]" in words and "1:01" in words
+    assert "0.02" in words and "0.01" not in words and "8.5 [" in words and "0:04" in words
     assert "MGPO is better." in words and "valid_accuracy" in words
     assert document["verdict"] == "MGPO is better."
     assert script.asked[0][3]["seeds"] == 3
