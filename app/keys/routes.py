@@ -20,7 +20,6 @@ from app.paging import ListOut, list_out
 from app.web import Admin, Caller, Config, Tx
 
 
-
 class KeyIdConvertor(StringConvertor):
     """The place of a key's id in a path; /self is a path of its own, with methods of its own."""
 
