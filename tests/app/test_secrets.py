@@ -211,10 +211,11 @@ def look_at_processes(seen: Seen) -> None:
         try:
             command = " ".join(process.cmdline())
             seen.commands.add(command)
-            if "worker.trainer" in command:
-                seen.trainers.append(process.environ())
-            if "app.integrations.to_" in command:
-                seen.forwarders.append(process.environ())
+            environment = process.environ()  # empty, if it ended just now
+            if environment and "worker.trainer" in command:
+                seen.trainers.append(environment)
+            if environment and "app.integrations.to_" in command:
+                seen.forwarders.append(environment)
         except psutil.Error:
             continue
 
