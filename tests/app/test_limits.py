@@ -360,6 +360,16 @@ def uploading(one: Served) -> Iterator[None]:
         yield
 
 
+def test_a_client_that_leaves_in_the_middle_is_no_fault_of_the_server(strict: Served):
+    before = len(strict.log.read_text())
+
+    with uploading(strict):
+        pass
+
+    assert within(30, lambda: "request.abandoned" in strict.log.read_text()[before:])
+    assert "Traceback" not in strict.log.read_text()[before:]
+
+
 def test_a_key_has_so_many_streams_at_once(strict: Served):
     with strict.api.http(strict.key) as http, ExitStack() as open_ones:
         for _ in range(2):
