@@ -15,6 +15,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -45,6 +46,7 @@ from app.vault import Vault
 log = structlog.get_logger()
 REQUEST_ID_HEADER = "x-request-id"
 SEND_TIMEOUT_S = 30.0  # for a piece of a stream to leave
+CLIENT_LEFT = 499  # as nginx counts who hangs up before the answer
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 FORM_SLACK_BYTES = 64 << 10  # boundaries and the other fields of an upload
 bearer = HTTPBearer(auto_error=False, description="A key made by `basin keys create`.")
@@ -357,8 +359,15 @@ def install(app: FastAPI) -> None:
         headers = {REQUEST_ID_HEADER: request.state.request_id}
         return JSONResponse({"error": body}, status_code=500, headers=headers)
 
+    app.add_exception_handler(ClientDisconnect, _left)
     app.add_middleware(Observed)
     app.add_middleware(RequestId)
+
+
+async def _left(request: Request, _: Exception) -> Response:
+    """Note a client that hung up: no fault of ours, and nobody hears the answer."""
+    log.info("request.abandoned", path=request.url.path)
+    return Response(status_code=CLIENT_LEFT)
 
 
 class RequestId:

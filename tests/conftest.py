@@ -95,7 +95,7 @@ def environment(settings: ApiSettings) -> dict[str, str]:
     return inherited_environment() | {
         "BASIN_DATABASE_URL": settings.database_url,
         "BASIN_REDIS_URL": settings.redis_url,
-        "BASIN_KEY_PEPPER": PEPPER,
+        "BASIN_KEY_PEPPER": settings.key_pepper.get_secret_value(),
         "BASIN_MODELS_DIR": str(settings.models_dir),
         "BASIN_DATA_DIR": str(settings.data_dir),
         "BASIN_MAX_FILE_BYTES": str(settings.max_file_bytes),
@@ -130,10 +130,12 @@ class Api:
     pid: int
 
     def key(self, organization: str, scope: Scope = Scope.WRITE) -> str:
+        pepper = self.settings.key_pepper.get_secret_value()
+
         async def make() -> str:
             async with connected(self.settings.database_url) as db, db.transaction() as tx:
                 return await keys.create(
-                    tx, organization=organization, name="test", pepper=PEPPER, scope=scope
+                    tx, organization=organization, name="test", pepper=pepper, scope=scope
                 )
 
         return asyncio.run(make())

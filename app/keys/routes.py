@@ -1,6 +1,7 @@
 """/v1/organization/keys"""
 
 from fastapi import APIRouter
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from app.keys import service
 from app.keys.schemas import (
@@ -18,6 +19,14 @@ from app.organizations import service as organizations
 from app.paging import ListOut, list_out
 from app.web import Admin, Caller, Config, Tx
 
+
+class KeyIdConvertor(StringConvertor):
+    """The place of a key's id in a path; /self is a path of its own, with methods of its own."""
+
+    regex = "(?!self$)[^/]+"
+
+
+register_url_convertor("key", KeyIdConvertor())
 router = APIRouter(prefix="/v1/organization/keys", tags=["organization"])
 
 
@@ -65,7 +74,7 @@ async def rotate_key(
     return secret_key_out(made)
 
 
-@router.delete("/{key_id}", response_model=RevokedOut)
+@router.delete("/{key_id:key}", response_model=RevokedOut)
 async def revoke_key(key_id: str, tx: Tx, caller: Admin) -> RevokedOut:
     """Make a key useless at once; also the one that asks, which cannot take it back."""
     key = await service.get(tx, key_id, organization_id=caller.organization_id)

@@ -1,6 +1,7 @@
 """`basin submit`, `basin estimate` and `basin compare`: what is sent, and what comes back."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from app.client.compare import contest
 from app.client.errors import Code
 from app.client.submit import job_body
 from tests.app.basin import Basin, basin_of, scripted
+from tests.app.comparisons.test_comparisons_api import train_all
 from tests.conftest import Api
 from tests.factories import jsonl
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +216,33 @@ def test_a_comparison_is_followed_and_its_verdict_printed(monkeypatch: pytest.Mo
     assert "MGPO is better." in words and "valid_accuracy" in words
     assert document["verdict"] == "MGPO is better."
     assert script.asked[0][3]["seeds"] == 3
+
+
+def test_a_comparison_runs_to_its_end_on_a_server(
+    api: Api, rows: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("app.client.compare.POLL_S", 0.1)
+    key = api.key("comparing by command")
+    losses = {"lora": [1.5, 1.4], "lora+mgpo": [1.2, 1.15]}
+
+    def train() -> None:
+        with api.http(key) as http:
+            wait_until(lambda: bool(http.get("/comparisons").json()["data"]), timeout_s=60)
+            listed = http.get("/comparisons").json()["data"][0]
+            train_all(api, http.get(f"/comparisons/{listed['id']}").json(), losses)
+
+    with ThreadPoolExecutor() as pool:
+        trained = pool.submit(train)
+        found = basin_of(api, key).json(
+            *("compare", "-m", "tiny-llama", "-f", rows, "--validation", rows),
+            *("--method", "lora", "--method", "lora+mgpo", "--seeds", "2", "--max-steps", "40"),
+        )
+        trained.result()
+
+    assert (found["status"], found["progress"]) == ("succeeded", {"jobs": 4, "finished": 4})
+    assert [(each["name"], each["seeds"]) for each in found["methods"]] == [
+        ("lora", [1, 2]),
+        ("lora+mgpo", [1, 2]),
+    ]
+    means = [each["valid_loss"]["mean"] for each in found["methods"]]
+    assert means == pytest.approx([1.45, 1.175]) and "lora+mgpo" in found["verdict"]

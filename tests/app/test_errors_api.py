@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from app.keys.service import Scope
 from tests.conftest import Api
 
 
@@ -37,6 +38,14 @@ def test_a_wrong_method_is_told_the_right_ones(http: httpx.Client):
     allowed = [http.put(path).headers["allow"] for path in ("/uploads", "/files/file-none")]
 
     assert allowed == ["POST", "GET, DELETE"]
+
+
+def test_a_path_of_its_own_is_not_also_an_id(api: Api):
+    with api.http(api.key("overlapping", Scope.ADMIN)) as admin:
+        own, other = (admin.delete(f"/organization/keys/{name}") for name in ("self", "selfless"))
+
+    assert envelope(own) == (405, "method_not_allowed") and own.headers["allow"] == "GET"
+    assert envelope(other) == (404, "not_found")
 
 
 @pytest.mark.parametrize("number", [True, "8", 8.5])

@@ -351,18 +351,35 @@ def test_a_client_that_reads_slowly_but_steadily_gets_all(hasty: Served, large: 
 # Numbers
 
 
+@contextmanager
+def uploading(one: Served) -> Iterator[None]:
+    """An upload that has begun: it is asked for its bytes once it has a place."""
+    headers = FORM + b"Content-Length: 100000\r\nExpect: 100-continue\r\n"
+    with one.connected(one.begin(b"POST /v1/files", headers)) as client:
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 100 ")
+        yield
+
+
+def test_a_client_that_leaves_in_the_middle_is_no_fault_of_the_server(strict: Served):
+    before = len(strict.log.read_text())
+
+    with uploading(strict):
+        pass
+
+    assert within(30, lambda: "request.abandoned" in strict.log.read_text()[before:])
+    assert "Traceback" not in strict.log.read_text()[before:]
+
+
 def test_a_key_has_so_many_streams_at_once(strict: Served):
-    headers = FORM + b"Content-Length: 100000\r\n"
-    upload = strict.begin(b"POST /v1/files", headers, PART)
     with strict.api.http(strict.key) as http, ExitStack() as open_ones:
         for _ in range(2):
-            open_ones.enter_context(strict.connected(upload))
-        assert within(30, lambda: http.get("/files/none/content").status_code == 429)
+            open_ones.enter_context(uploading(strict))
 
         refused = http.get("/files/none/content")
         beside = http.get("/models")
         open_ones.close()
 
+        assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "too_many_streams"
         assert int(refused.headers["retry-after"]) > 0
         assert beside.status_code == 200, "what is over at once is not counted"
@@ -372,15 +389,13 @@ def test_a_key_has_so_many_streams_at_once(strict: Served):
 def test_all_keys_together_have_so_many_streams(strict: Served):
     other = replace(strict, key=strict.api.key("others"))
     third = replace(strict, key=strict.api.key("third"))
-    headers = FORM + b"Content-Length: 100000\r\n"
     with ExitStack() as open_ones, third.api.http(third.key) as http:
         for one in (strict, strict, other):
-            sent = one.begin(b"POST /v1/files", headers, PART)
-            open_ones.enter_context(one.connected(sent))
+            open_ones.enter_context(uploading(one))
 
-        assert within(30, lambda: http.get("/files/none/content").status_code == 429)
-        assert "busy" in http.get("/files/none/content").json()["error"]["message"]
+        refused = http.get("/files/none/content")
 
+        assert refused.status_code == 429 and "busy" in refused.json()["error"]["message"]
         open_ones.close()
         assert within(30, lambda: http.get("/files/none/content").status_code == 404)
 

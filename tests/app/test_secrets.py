@@ -1,17 +1,19 @@
 """No secret is in a log, an event, an error, an archive or a command line, whatever goes wrong.
 
-Each secret of the service, and of the machine it runs on, is a canary: a value that stands nowhere
-else. A Basin of its own then does its work, fails at it, and loses its database; afterwards all
-that it has written is searched.
+Each secret of the service, of its tenants and of the machine it runs on is a canary: a value that
+stands nowhere else. A Basin of its own then does its work, tells others of it, fails at it, and
+loses its database; afterwards all that it has written and sent is searched.
 """
 
 import asyncio
 import io
+import json
 import os
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,28 +30,41 @@ from app.ids import token
 from app.keys.service import Scope
 from app.settings import ApiSettings
 from app.tables import Base
+from tests.app.records import run_now
 from tests.conftest import Api, celery_worker, running_api
 from tests.factories import jsonl
+from tests.receiver import RECEIVER_HOST, Receiver, receiving
 from tests.waiting import within
 
-pytestmark = pytest.mark.timeout(900)  # a worker, two jobs and the end of everything, once
+pytest.importorskip("wandb", reason="the extra `integrations` is not installed")
+pytest.importorskip("opentelemetry.sdk", reason="the extra `otel` is not installed")
+pytestmark = pytest.mark.timeout(400)  # a worker, two jobs and the end of everything, once
 
 DATABASE = f"canary-database-{token(12)}"
 BROKER = f"canary-broker-{token(12)}"
 PEPPER = f"canary-pepper-{token(12)}"
+SEALS = [f"canary-seal-{token(12)}", f"canary-seal-before-{token(12)}"]
+METRICS = f"canary-metrics-{token(12)}"
+TRACES = f"canary-traces-{token(12)}"
+COLLECTOR = f"canary-collector-{token(12)}"  # the password in the address of what takes traces
 # What stands in the environment of the service or of its machine, by name. A secret that is new
 # belongs here: it is given to API and worker, and must then be found nowhere.
 ENVIRONMENT = {
-    "BASIN_KEY_PEPPER": PEPPER,
+    "BASIN_SECRETS_KEY": ",".join(SEALS),
+    "BASIN_METRICS_TOKEN": METRICS,
+    "OTEL_EXPORTER_OTLP_HEADERS": f"x-collector={TRACES}",
     "PGPASSWORD": f"canary-libpq-{token(12)}",
     "HF_TOKEN": f"canary-hub-{token(12)}",
     "WANDB_API_KEY": f"canary-wandb-{token(12)}",
     "AWS_SECRET_ACCESS_KEY": f"canary-cloud-{token(12)}",
 }
-# What callers know, but for their keys, which are made on the way.
+# What callers know, but for their keys and webhooks' secrets, which are made on the way.
 WRONG_KEY = f"sk-canary{token(30)}"
-# Where a secret may stand: columns that exist to hold it.
-KEPT: set[str] = set()
+WANDB_KEY = f"canary-stored-{token(24)}"
+REFUSED = [f"canary-{token(4)}", f"canary-url-{token(12)}"]  # a key too short, a URL's password
+SECRETS = [DATABASE, BROKER, PEPPER, *SEALS, COLLECTOR, TRACES, WRONG_KEY, WANDB_KEY, *REFUSED]
+WANDB = "/organization/integrations/wandb"
+PARTS = ("", "/events", "/logs", "/attempts", "/metrics", "/checkpoints", "/report", "/stream")
 
 
 @dataclass
@@ -60,15 +75,28 @@ class Seen:
     texts: dict[str, str] = field(default_factory=dict)
     commands: set[str] = field(default_factory=set)
     trainers: list[dict[str, str]] = field(default_factory=list)
+    forwarders: list[dict[str, str]] = field(default_factory=list)
+    webhooks: Receiver = field(default_factory=Receiver)
+    traces: Receiver = field(default_factory=Receiver)
 
     def found(self, told: str) -> list[str]:
-        return [secret for secret in self.secrets if secret in told]
+        """Return the secrets in a text, also where they stand as PostgreSQL shows bytes."""
+        return [each for each in self.secrets if each in told or each.encode().hex() in told]
 
 
 @pytest.fixture(scope="module")
-def environment() -> Iterator[None]:
+def collector() -> Iterator[Receiver]:
+    """What takes traces, after it refused the first of them."""
+    with receiving() as found:
+        found.statuses = [400, 200]
+        yield found
+
+
+@pytest.fixture(scope="module")
+def environment(collector: Receiver) -> Iterator[None]:
+    address = collector.url.replace("://", f"://basin:{COLLECTOR}@").removesuffix("/hook")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
+        for name, value in (ENVIRONMENT | {"OTEL_EXPORTER_OTLP_ENDPOINT": address}).items():
             patch.setenv(name, value)
         yield
 
@@ -93,20 +121,25 @@ def guarded(
             key_pepper=PEPPER,
             models_dir=models_dir,
             data_dir=folder / "worker",
-            devices="cpu",
+            devices="cpu,cpu",  # both jobs at once
+            webhook_allow=f"http://{RECEIVER_HOST}/32",
         )
         yield settings, services
 
 
 @pytest.fixture(scope="module")
-def seen(folder: Path, guarded: tuple[ApiSettings, Services]) -> Seen:
+def seen(folder: Path, guarded: tuple[ApiSettings, Services], collector: Receiver) -> Seen:
     """Work, failures of every kind, and then the loss of database and broker."""
     settings, services = guarded
-    with running_api(settings, folder / "api.log") as api:
+    with ExitStack() as stack:
+        webhooks = stack.enter_context(receiving())
+        api = stack.enter_context(running_api(settings, folder / "api.log"))
         keys = [api.key("acme", scope) for scope in Scope]
-        seen = Seen([DATABASE, BROKER, WRONG_KEY, *ENVIRONMENT.values(), *keys])
+        secrets = [*SECRETS, *ENVIRONMENT.values(), *keys]
+        seen = Seen(secrets, webhooks=webhooks, traces=collector)
         with celery_worker(settings, folder / "worker.log"), api.http(keys[-1]) as http:
-            work(http, seen)
+            hand_over(http, seen)
+            work(http, settings, seen)
         refusals(api, keys, seen)
         seen.texts["rows"] = asyncio.run(rows(settings))
         for server in services.servers:
@@ -115,18 +148,35 @@ def seen(folder: Path, guarded: tuple[ApiSettings, Services]) -> Seen:
             answers = [http.get("/models"), http.get("/files"), http.get(f"{api.url}/readyz")]
         assert [answer.status_code for answer in answers] == [503, 503, 503]
         seen.texts["answers without a database"] = "".join(map(told, answers))
+    seen.texts["webhooks"] = "".join(each.body.decode() for each in webhooks.heard)
+    seen.texts["traces"] = "".join(each.body.decode(errors="replace") for each in collector.heard)
     for path in folder.rglob("*"):
         if path.is_file() and "postgres" not in path.relative_to(folder).parts:
             seen.texts[str(path)] = path.read_bytes().decode(errors="replace")
     return seen
 
 
-def work(http: httpx.Client, seen: Seen) -> None:
-    """Train one job and fail at another; look at every process meanwhile."""
+def hand_over(http: httpx.Client, seen: Seen) -> None:
+    """Store what a tenant trusts the service with: a key, and a webhook with a second secret."""
+    seen.texts["the key that is stored"] = told(http.put(WANDB, json={"api_key": WANDB_KEY}))
+    ends = [f"fine_tuning.job.{end}" for end in ("succeeded", "failed")]
+    asked = {"name": "ours", "url": seen.webhooks.url, "event_types": ends}
+    made = http.post("/webhook_endpoints", json=asked).json()
+    path = f"/webhook_endpoints/{made['id']}"
+    rotation = {"keep_old_secret_active_for_24_hours": True}
+    rotated = http.post(f"{path}/rotate_secret", json=rotation).json()
+    for each in (made, rotated):
+        seen.secrets.append(each["signing_secret"].removeprefix("whsec_"))
+    seen.texts["a try of the webhook"] = told(http.post(f"{path}/test"))
+
+
+def work(http: httpx.Client, settings: ApiSettings, seen: Seen) -> None:
+    """Train one job and fail at another, and tell of both; look at every process meanwhile."""
     upload = {"file": ("train.jsonl", jsonl(12))}
     file = http.post("/files", data={"purpose": "fine-tune"}, files=upload).json()
     asked = {"model": "tiny-llama", "training_file": file["id"]}
     short = {"hyperparameters": {"n_epochs": 1, "batch_size": 4}}
+    short |= {"integrations": [{"type": "wandb", "wandb": {"project": "tuning"}}]}
     jobs = [
         http.post("/fine_tuning/jobs", json=asked | more).json()["id"]
         for more in (short, {"model": "broken-llama"})
@@ -134,16 +184,18 @@ def work(http: httpx.Client, seen: Seen) -> None:
 
     def over() -> bool:
         look_at_processes(seen)
-        shown = [http.get(f"/fine_tuning/jobs/{job}").json()["status"] for job in jobs]
-        return not {"queued", "running"} & set(shown)
+        left = "SELECT (SELECT count(*) FROM forwards WHERE state = 'pending')"
+        left += " + (SELECT count(*) FROM webhook_deliveries WHERE state = 'pending')"
+        ended = {each["status"] for each in http.get("/fine_tuning/jobs").json()["data"]}
+        return not {"queued", "running"} & ended and run_now(settings, left) == 0
 
-    assert within(600, over)
+    assert within(300, over)
     assert [http.get(f"/fine_tuning/jobs/{job}").json()["status"] for job in jobs] == [
         "succeeded",
         "failed",
     ]
     for job in jobs:
-        for part in ("", "/events", "/logs", "/attempts", "/metrics", "/checkpoints"):
+        for part in PARTS:
             seen.texts[f"{job}{part}"] = told(http.get(f"/fine_tuning/jobs/{job}{part}"))
     archive = http.get(f"/fine_tuning/jobs/{jobs[0]}/adapter").content
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
@@ -159,8 +211,11 @@ def look_at_processes(seen: Seen) -> None:
         try:
             command = " ".join(process.cmdline())
             seen.commands.add(command)
-            if "worker.trainer" in command:
-                seen.trainers.append(process.environ())
+            environment = process.environ()  # empty, if it ended just now
+            if environment and "worker.trainer" in command:
+                seen.trainers.append(environment)
+            if environment and "app.integrations.to_" in command:
+                seen.forwarders.append(environment)
         except psutil.Error:
             continue
 
@@ -169,6 +224,7 @@ def refusals(api: Api, keys: list[str], seen: Seen) -> None:
     """Every kind of refusal there is, with keys in reach."""
     reader, writer, admin = keys
     body = {"Content-Type": "application/json"}
+    hook = {"url": f"https://me:{REFUSED[1]}@example.com", "event_types": []}
     asked = [
         (WRONG_KEY, "GET", "/models", b""),
         (reader + "x", "GET", "/models", b""),
@@ -181,6 +237,12 @@ def refusals(api: Api, keys: list[str], seen: Seen) -> None:
         (writer, "POST", "/fine_tuning/jobs", bytes(5 << 20)),
         (writer, "POST", "/files", b"no form"),
         (writer, "GET", "/files?after=%00", b""),
+        (writer, "GET", f"{api.url}/metrics", b""),
+        (METRICS, "GET", f"{api.url}/metrics", b""),
+        (admin, "PUT", WANDB, json.dumps({"api_key": REFUSED[0]}).encode()),
+        (admin, "POST", "/webhook_endpoints", json.dumps(hook).encode()),
+        (admin, "GET", WANDB, b""),
+        (admin, "GET", "/webhook_endpoints", b""),
         (admin, "GET", "/organization/audit_logs", b""),
         (admin, "GET", "/organization/keys", b""),
     ]
@@ -189,7 +251,7 @@ def refusals(api: Api, keys: list[str], seen: Seen) -> None:
         with api.http(key) as http:
             answer = http.request(method, path, content=content, headers=body)
         statuses.add(answer.status_code)
-        seen.texts[f"{method} {path} {len(content)}"] = told(answer)
+        seen.texts[f"{method} {path} {len(content)} {answer.status_code}"] = told(answer)
     assert {200, 400, 401, 403, 404, 405, 413} <= statuses
 
 
@@ -198,11 +260,9 @@ async def rows(settings: ApiSettings) -> str:
     found = []
     async with connected(settings.database_url) as db, db.transaction() as tx:
         for table in Base.metadata.tables.values():
-            shown = ", ".join(
-                f'"{c.name}"' for c in table.columns if f"{table.name}.{c.name}" not in KEPT
+            found += list(
+                await tx.scalars(text(f"SELECT row_to_json(t)::text FROM {table.name} t"))
             )
-            query = f"SELECT row_to_json(t)::text FROM (SELECT {shown} FROM {table.name}) t"
-            found += list(await tx.scalars(text(query)))
     return "\n".join(found)
 
 
@@ -217,14 +277,32 @@ def test_no_secret_is_in_what_was_written(seen: Seen):
 
 
 def test_it_was_really_looked(seen: Seen):
-    """Logs, events, rows and an archive, each with what they are known to hold."""
+    """Logs, events, rows, an archive and what was sent, each with what it is known to hold."""
     logs = "".join(told for where, told in seen.texts.items() if where.endswith(".log"))
 
-    for event in ("job.claimed", "database.unreachable", "GET /v1/models"):
+    for event in ("job.claimed", "database.unreachable", "request.answered", "metrics.forwarded"):
         assert event in logs
+    assert "Failed to export" in logs
     assert any(where.startswith("adapter/") for where in seen.texts)
     assert "Created fine-tuning job" in seen.texts["rows"]
-    assert len(seen.texts["rows"]) > 10_000 and len(seen.secrets) >= 10
+    for change in ("integration.stored", "webhook.rotated"):
+        assert change in seen.texts["rows"]
+    assert "basin_jobs" in "".join(seen.texts.values())
+    assert "fine_tuning.job.failed" in seen.texts["webhooks"] and "train" in seen.texts["traces"]
+    assert len(seen.texts["rows"]) > 10_000 and len(seen.secrets) == len(set(seen.secrets)) >= 20
+
+
+def test_what_was_handed_over_was_used(seen: Seen):
+    told, sent = seen.webhooks.heard[-1], [each.headers for each in seen.traces.heard]
+
+    assert told.headers["webhook-signature"].count("v1,") == 2
+    assert {headers["x-collector"] for headers in sent} == {TRACES}
+    assert {"authorization"} <= set(sent[0])
+    assert [each["WANDB_API_KEY"] for each in seen.forwarders][-1] == WANDB_KEY
+
+
+def test_what_sends_metrics_is_given_the_one_key_that_it_needs(seen: Seen):
+    assert {tuple(seen.found(str(each))) for each in seen.forwarders} == {(WANDB_KEY,)}
 
 
 def test_no_secret_is_on_a_command_line(seen: Seen):

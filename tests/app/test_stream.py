@@ -312,6 +312,20 @@ async def test_who_takes_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch):
     assert left.is_set()
 
 
+async def test_a_stream_of_a_job_that_goes_on_ends_and_its_watcher_comes_back(
+    db: Database, held: Claim, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("app.jobs.stream.LONGEST_S", 0.5)
+    monkeypatch.setattr("app.jobs.stream.KEEP_ALIVE_S", 0.1)
+    live = Live(db)
+
+    async with asyncio.timeout(LONG_S):
+        told = [each async for each in live.watch(held.organization_id, held.job_id, Position())]
+
+    assert b"event: status" in b"".join(told) and b"event: done" not in b"".join(told)
+    assert live.watchers == 0
+
+
 def test_a_strangers_job_has_no_stream(stranger: httpx.Client, job_id: str):
     assert stranger.get(f"{JOBS}/{job_id}/stream").status_code == 404
 

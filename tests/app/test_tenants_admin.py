@@ -46,7 +46,7 @@ ACTIONS = {
     "POST /v1/completions": "model.previewed",
     "POST /v1/organization/keys": "key.created",
     "POST /v1/organization/keys/{key_id}/rotate": "key.rotated",
-    "DELETE /v1/organization/keys/{key_id}": "key.revoked",
+    "DELETE /v1/organization/keys/{key_id:key}": "key.revoked",
     "PUT /v1/organization/integrations/wandb": "integration.stored",
     "DELETE /v1/organization/integrations/wandb": "integration.deleted",
     "POST /v1/webhook_endpoints": "webhook.created",
