@@ -13,7 +13,13 @@ import pytest
 from openai.types.fine_tuning import FineTuningJob
 from playwright.async_api import Page, Route, expect
 
+from app.db import connected
+from app.ids import token
+from app.jobs.states import JobStatus
+from app.keys.service import Scope
+from tests.app import records
 from tests.browser.conftest import PATIENCE_MS, Opened, Tenant
+from tests.conftest import Api
 from tests.e2e.jobs import create
 from tests.factories import jsonl
 
@@ -250,6 +256,27 @@ async def test_a_job_is_found_by_its_words_and_its_status(
     await expect(page.get_by_text("No job is like that")).to_be_visible()
 
 
+async def test_a_filter_looks_through_older_jobs_than_those_that_are_shown(
+    opened: Opened, api: Api, trained: Trained
+):
+    name = f"many-{token(6)}"
+    key = await asyncio.to_thread(api.key, name, Scope.READ)
+    await put_jobs(api, name, like=trained["mgpo"].id, newer=120)
+    page = await opened(key)
+    rows, said = page.locator("tbody tr"), page.locator("main").get_by_role("status")
+    await expect(said).to_have_text("50 jobs shown of the newest 50; there are older ones.")
+
+    await page.get_by_label("Search jobs").fill("needle")
+    await expect(said).to_have_text("1 job shown of all 121.")
+    await expect(rows).to_have_count(1)
+    await expect(page.get_by_label("Search jobs")).to_be_focused()
+    await page.get_by_label("Search jobs").fill("")
+    await page.get_by_label("Status").select_option("succeeded")
+
+    await expect(said).to_have_text("1 job shown of all 121.")
+    await expect(rows).to_contain_text("needle")
+
+
 async def test_the_loss_is_shown_on_a_log_axis_and_smoothed_when_asked(
     opened: Opened, tenant: Tenant, trained: Trained
 ):
@@ -282,6 +309,25 @@ async def test_a_chart_is_zoomed_by_dragging_and_shown_whole_again(
     await show_all.click()
 
     await expect(page.get_by_role("button", name="Show all")).to_have_count(0)
+
+
+async def put_jobs(api: Api, organization: str, *, like: str, newer: int) -> None:
+    """Leave one job that succeeded, and many newer ones that were cancelled, all of one spec."""
+    async with connected(api.settings.database_url) as db:
+        owner = await records.run(
+            db, "SELECT id FROM organizations WHERE name = :name", name=organization
+        )
+        spec = await records.run(db, "SELECT spec FROM jobs WHERE id = :id", id=like)
+        file = await records.make_file(db, owner)
+        needle = records.new_job(owner, file.id, JobStatus.SUCCEEDED, suffix="needle")
+        needle.spec = spec
+        async with db.transaction() as tx:
+            tx.add(needle)
+        async with db.transaction() as tx:
+            for _ in range(newer):
+                job = records.new_job(owner, file.id, JobStatus.CANCELLED)
+                job.spec = spec
+                tx.add(job)
 
 
 def beginning(http: httpx.Client, job_id: str, *, steps: int) -> str:
