@@ -65,7 +65,7 @@ async def test_an_answer_that_is_waited_for_is_stopped(
     page = await opened(tenant.admin, route=f"#/jobs/{trained['plain'].id}")
     box = page.get_by_role("region", name="Before and after")
     held: list[Route] = []
-    await page.route("**/chat/completions", held.append)
+    await page.route("**/chat/completions", lambda route: held.append(route))
 
     await box.get_by_label("Ask both models").fill("Hello?")
     await box.get_by_role("button", name="Ask").click()
