@@ -30,6 +30,7 @@ async def test_axe_finds_no_grave_fault_and_nothing_scrolls_sideways(
         "jobs": "Jobs", f"jobs/{done}": "mgpo", f"jobs/{broken}": "broken", "new": "New job",
         f"new?clone={done}": "New job like another", "files": "Files", "models": "Models",
         f"compare?jobs={done},{trained['plain'].id}": "Compare", "workers": "Workers",
+        "compare/new": "New comparison",
         "organization": "Keys & usage", "nowhere": "No such page",
     }  # fmt: skip
 

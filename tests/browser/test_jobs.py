@@ -13,7 +13,11 @@ import pytest
 from openai.types.fine_tuning import FineTuningJob
 from playwright.async_api import Page, Route, expect
 
+from app.ids import token
+from app.keys.service import Scope
 from tests.browser.conftest import PATIENCE_MS, Opened, Tenant
+from tests.browser.rows import put_jobs
+from tests.conftest import Api
 from tests.e2e.jobs import create
 from tests.factories import jsonl
 
@@ -250,6 +254,27 @@ async def test_a_job_is_found_by_its_words_and_its_status(
     await expect(page.get_by_text("No job is like that")).to_be_visible()
 
 
+async def test_a_filter_looks_through_older_jobs_than_those_that_are_shown(
+    opened: Opened, api: Api, trained: Trained
+):
+    name = f"many-{token(6)}"
+    key = await asyncio.to_thread(api.key, name, Scope.READ)
+    await put_jobs(api, name, like=trained["mgpo"].id, newer=120)
+    page = await opened(key)
+    rows, said = page.locator("tbody tr"), page.locator("main").get_by_role("status")
+    await expect(said).to_have_text("50 jobs shown of the newest 50; there are older ones.")
+
+    await page.get_by_label("Search jobs").fill("needle")
+    await expect(said).to_have_text("1 job shown of all 121.")
+    await expect(rows).to_have_count(1)
+    await expect(page.get_by_label("Search jobs")).to_be_focused()
+    await page.get_by_label("Search jobs").fill("")
+    await page.get_by_label("Status").select_option("succeeded")
+
+    await expect(said).to_have_text("1 job shown of all 121.")
+    await expect(rows).to_contain_text("needle")
+
+
 async def test_the_loss_is_shown_on_a_log_axis_and_smoothed_when_asked(
     opened: Opened, tenant: Tenant, trained: Trained
 ):
@@ -328,38 +353,3 @@ def points(http: httpx.Client, job: FineTuningJob) -> list[list[float]]:
     answer = http.get(f"/fine_tuning/jobs/{job.id}/metrics", params={"name": "valid_loss"})
     found: list[list[float]] = answer.json()["data"][0]["points"]
     return found
-
-
-async def test_the_base_and_the_fine_tuned_model_are_asked_the_same(
-    opened: Opened, tenant: Tenant, trained: Trained, client: openai.OpenAI
-):
-    job = trained["plain"]
-    page = await opened(tenant.admin, route=f"#/jobs/{job.id}")
-    box = page.get_by_role("region", name="Before and after")
-
-    await box.get_by_label("Ask both models").fill("What is 3 plus 3?")
-    await box.get_by_role("button", name="Ask").click()
-    await expect(box.get_by_role("button", name="Stop")).to_be_visible()
-    await expect(box.get_by_role("button", name="Stop")).to_be_hidden(timeout=200_000)
-
-    for title, model in (("Before", job.model), ("After", job.fine_tuned_model or "")):
-        said = await asyncio.to_thread(ask, client, model, "What is 3 plus 3?")
-        shown = await box.get_by_role("group", name=title).locator("pre").text_content()
-        assert said and shown == said
-
-
-def ask(client: openai.OpenAI, model: str, question: str) -> str | None:
-    message = {"role": "user", "content": question}
-    answer = client.chat.completions.create(model=model, messages=[message], temperature=0)
-    return answer.choices[0].message.content
-
-
-async def test_a_key_that_only_looks_asks_no_model(
-    opened: Opened, tenant: Tenant, trained: Trained
-):
-    page = await opened(tenant.reader, route=f"#/jobs/{trained['plain'].id}")
-    box = page.get_by_role("region", name="Before and after")
-
-    await box.get_by_label("Ask both models").fill("Hello?")
-
-    await expect(box.get_by_role("button", name="Ask")).to_be_disabled()

@@ -10,6 +10,7 @@ import { Files } from "./pages/files";
 import { JobPage } from "./pages/job";
 import { Jobs } from "./pages/jobs";
 import { Models } from "./pages/models";
+import { NewComparison } from "./pages/new-comparison";
 import { NewJob } from "./pages/new-job";
 import { OrganizationPage } from "./pages/organization";
 import { SignIn } from "./pages/sign-in";
@@ -76,6 +77,7 @@ function pageFor(section: string, id: string | undefined, query: URLSearchParams
         />
       );
     case "compare":
+      if (id === "new") return <NewComparison />;
       return id ? (
         <ComparisonPage key={id} id={id} />
       ) : (

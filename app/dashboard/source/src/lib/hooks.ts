@@ -62,6 +62,8 @@ export function useAction(): {
   busy: boolean;
   error: unknown;
   run: (work: () => Promise<unknown>) => void;
+  /** Say no more what went wrong. */
+  forget: () => void;
 } {
   const [state, setState] = useState<{ busy: boolean; error?: unknown }>({ busy: false });
   const run = useCallback((work: () => Promise<unknown>) => {
@@ -71,7 +73,8 @@ export function useAction(): {
       (error: unknown) => setState({ busy: false, error }),
     );
   }, []);
-  return { busy: state.busy, error: state.error, run };
+  const forget = useCallback(() => setState(({ busy }) => ({ busy })), []);
+  return { busy: state.busy, error: state.error, run, forget };
 }
 
 export function useTitle(title: string): void {

@@ -10,7 +10,7 @@ import { useLoaded } from "../lib/hooks";
 import { isOver, nameOf, shortId } from "../lib/jobs";
 import { replaceQuery } from "../lib/router";
 import { linesOf } from "../lib/series";
-import { useApi } from "../lib/session";
+import { useApi, useRefusal } from "../lib/session";
 import type { Attempt, Job, Page as Listing, SeriesOut } from "../lib/types";
 import { SelectField } from "../ui/field";
 import { Failure } from "../ui/notice";
@@ -39,7 +39,7 @@ export function CompareJobs({ asked }: { asked: string[] }) {
     if (data?.every(({ job }) => isOver(job))) setPolling(false);
   }, [data]);
   return (
-    <Page title="Compare">
+    <Page title="Compare" actions={<NewComparisonLink />}>
       <Failure error={error} doing="The jobs cannot be read" />
       <Picker picked={ids} onPick={choose} />
       {data && data.length > 0 ? (
@@ -53,6 +53,16 @@ export function CompareJobs({ asked }: { asked: string[] }) {
       )}
       <Comparisons />
     </Page>
+  );
+}
+
+function NewComparisonLink() {
+  const refusal = useRefusal("write");
+  if (refusal) return <span class="hint">{refusal}</span>;
+  return (
+    <a class="button main" href="#/compare/new">
+      New comparison
+    </a>
   );
 }
 

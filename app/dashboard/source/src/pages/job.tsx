@@ -48,9 +48,7 @@ export function JobPage({ id }: { id: string }) {
       <Summary job={job} lines={live.lines} />
       <Curves job={job} lines={live.lines} />
       <StabilityReport job={job} />
-      {job.fine_tuned_model && job.task !== "classification" && (
-        <Try job={job} tuned={job.fine_tuned_model} />
-      )}
+      {job.status === "succeeded" && job.fine_tuned_model && <Try job={job} tuned={job.fine_tuned_model} />}
       <div class="columns">
         <div>
           <Events events={live.events} />

@@ -1,6 +1,5 @@
 import { useMemo, useState } from "preact/hooks";
 
-import { ApiProblem } from "../lib/api";
 import { useAction, useLoaded, useSettled } from "../lib/hooks";
 import { go } from "../lib/router";
 import { useApi, useRefusal } from "../lib/session";
@@ -11,7 +10,7 @@ import { Loading, Page } from "../ui/page";
 import { AsCall } from "./new-job/as-call";
 import { DataStep } from "./new-job/data";
 import { EstimatePanel, useEstimate } from "./new-job/estimate";
-import { type Draft, bodyOf, changed, draftOf, emptyDraft } from "./new-job/draft";
+import { type Draft, bodyOf, changed, draftOf, emptyDraft, problemOf } from "./new-job/draft";
 import { MethodStep } from "./new-job/method";
 import { ModelStep } from "./new-job/model";
 import { TrainingStep } from "./new-job/training";
@@ -81,12 +80,8 @@ function Form({ start }: { start: Draft }) {
           Start training
         </Button>
         {ready && <p class="hint">{ready}</p>}
-        <AsCall body={body} />
+        <AsCall path="/fine_tuning/jobs" body={body} />
       </aside>
     </div>
   );
-}
-
-function problemOf(error: unknown): ApiProblem | null {
-  return error instanceof ApiProblem && error.param ? error : null;
 }

@@ -58,13 +58,19 @@ interface SelectProps {
   onChange: (value: string) => void;
   options: [value: string, words: string][];
   hint?: ComponentChildren;
+  error?: string | undefined;
 }
 
-export function SelectField({ label, value, onChange, options, hint }: SelectProps) {
+export function SelectField({ label, value, onChange, options, hint, error }: SelectProps) {
   return (
-    <Field label={label} hint={hint}>
+    <Field label={label} hint={hint} error={error}>
       {(ties) => (
-        <select {...ties} value={value} onChange={(event) => onChange(event.currentTarget.value)}>
+        <select
+          {...ties}
+          value={value}
+          aria-invalid={!!error}
+          onChange={(event) => onChange(event.currentTarget.value)}
+        >
           {options.map(([each, words]) => (
             <option key={each} value={each}>
               {words}

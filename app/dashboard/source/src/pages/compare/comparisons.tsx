@@ -18,8 +18,8 @@ export function Comparisons() {
       <Failure error={error} doing="The comparisons cannot be read" />
       {data && !data.data.length && (
         <p class="muted">
-          None yet: <code>POST /v1/comparisons</code> trains each method with several seeds at one budget, and
-          says what the difference is worth.
+          None yet: a <a href="#/compare/new">new comparison</a> trains each method with several seeds at one
+          budget, and says what the difference is worth.
         </p>
       )}
       <ul class="list">

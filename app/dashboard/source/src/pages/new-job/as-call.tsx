@@ -1,9 +1,9 @@
 import type { Fields } from "../../lib/types";
 import { Code } from "../../ui/code";
 
-/** The same job as a call, to put into a script. */
-export function AsCall({ body }: { body: Fields }) {
-  const text = `curl ${location.origin}/v1/fine_tuning/jobs \\
+/** The same as a call, to put into a script. */
+export function AsCall({ path, body }: { path: string; body: Fields }) {
+  const text = `curl ${location.origin}/v1${path} \\
   -H "Authorization: Bearer $BASIN_KEY" \\
   -H "Content-Type: application/json" \\
   -d '${JSON.stringify(body, null, 2).replaceAll("'", "'\\''")}'`;

@@ -6,9 +6,19 @@ import { SelectField } from "../../ui/field";
 import { Failure } from "../../ui/notice";
 import { FileReportView } from "../files/report";
 import { UploadBox } from "../files/upload-box";
-import type { StepProps } from "./draft";
+import { type Draft, type Wrong, errorAt } from "./draft";
 
-export function DataStep({ draft, change }: StepProps) {
+type Chosen = Pick<Draft, "model" | "training_file" | "validation_file">;
+
+interface Props {
+  draft: Chosen;
+  change: (to: Partial<Chosen>) => void;
+  wrong: Wrong;
+  /** Whether it goes without a validation file. */
+  unvalidated?: boolean;
+}
+
+export function DataStep({ draft, change, wrong, unvalidated = true }: Props) {
   const api = useApi();
   const { data, error, reload } = useLoaded(
     (signal) => api.get<Page<StoredFile>>("/files", { purpose: "fine-tune", limit: 500 }, signal),
@@ -33,6 +43,7 @@ export function DataStep({ draft, change }: StepProps) {
             value={draft.training_file}
             onChange={(id) => change({ training_file: id })}
             options={[["", "Choose one…"], ...options]}
+            error={errorAt(wrong, "training_file")}
           />
           <UploadBox label="Upload a training file" onFile={take("training_file")} />
         </div>
@@ -41,7 +52,8 @@ export function DataStep({ draft, change }: StepProps) {
             label="Validation file"
             value={draft.validation_file}
             onChange={(id) => change({ validation_file: id })}
-            options={[["", "None"], ...options]}
+            options={[["", unvalidated ? "None" : "Choose one…"], ...options]}
+            error={errorAt(wrong, "validation_file")}
           />
           <UploadBox label="Upload a validation file" onFile={take("validation_file")} />
         </div>

@@ -1,5 +1,5 @@
 // What is filled in, as text; what is left empty is not sent, and the server chooses it.
-import type { ApiProblem } from "../../lib/api";
+import { ApiProblem } from "../../lib/api";
 import type { Fields, Job, Json } from "../../lib/types";
 
 export interface Draft {
@@ -21,14 +21,25 @@ export interface Draft {
 
 export type Texts = Record<string, string>;
 export type Group = "hyperparameters" | "peft" | "perturbation" | "training" | "resources" | "budget";
+export type Groups = Partial<Record<Group, Texts>>;
+
+/** What the server does not take, and which field it is about. */
+export type Wrong = { param: string | null; message: string } | null;
 
 export interface StepProps {
   draft: Draft;
   change: (to: Partial<Draft>) => void;
-  /** What the server does not take, and which field it is about. */
-  wrong: ApiProblem | null;
+  wrong: Wrong;
   /** What the server would choose for what is left empty. */
   resolved: Record<string, Fields> | undefined;
+}
+
+export function problemOf(error: unknown): ApiProblem | null {
+  return error instanceof ApiProblem && error.param ? error : null;
+}
+
+export function errorAt(wrong: Wrong, name: string): string | undefined {
+  return wrong?.param === name ? wrong.message : undefined;
 }
 
 export function emptyDraft(): Draft {
@@ -140,7 +151,7 @@ function earlyStopping(value: Json | undefined): Texts {
   return value && typeof value === "object" && !Array.isArray(value) ? { patience: `${value.patience}` } : {};
 }
 
-function sent(written: Texts): Fields {
+export function sent(written: Texts): Fields {
   const filled = Object.entries(written).filter(([, text]) => text.trim() !== "");
   return Object.fromEntries(filled.map(([name, text]) => [name, valueOf(name, text.trim())]));
 }

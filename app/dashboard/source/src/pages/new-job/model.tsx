@@ -4,34 +4,23 @@ import type { Model } from "../../lib/types";
 import { SelectField, TextField } from "../../ui/field";
 import { Failure } from "../../ui/notice";
 import { isBase } from "../models";
-import type { StepProps } from "./draft";
+import { type StepProps, type Wrong, errorAt } from "./draft";
 
 export function ModelStep({ draft, change, wrong }: StepProps) {
   const api = useApi();
   const { data, error } = useLoaded((signal) => api.get<{ data: Model[] }>("/models", {}, signal), []);
-  const bases = (data?.data ?? []).filter(isBase);
   const tuned = (data?.data ?? []).filter((model) => !isBase(model));
-  const known = (name: string) => (wrong?.param === name ? wrong.message : undefined);
   const goOn = (from: string) => change({ peft: from ? { from } : { method: "lora" } });
   return (
     <fieldset class="card">
       <legend>2. Model</legend>
       <Failure error={error} doing="The models cannot be read" />
-      {data && !bases.length && (
-        <p class="muted">
-          This server offers no base model: start it with <code>basin up --models DIR</code>.
-        </p>
-      )}
       <div class="pair">
-        <SelectField
-          label="Base model"
+        <BaseField
+          models={data?.data}
           value={draft.model}
           onChange={(model) => change({ model })}
-          hint={known("model")}
-          options={[
-            ["", "Choose one…"],
-            ...bases.map((model): [string, string] => [model.id, `${model.id} · ${model.task}`]),
-          ]}
+          wrong={wrong}
         />
         <TextField
           label="Name"
@@ -39,7 +28,7 @@ export function ModelStep({ draft, change, wrong }: StepProps) {
           onChange={(suffix) => change({ suffix })}
           placeholder="support-bot"
           hint="Stands in the name of what comes out."
-          error={known("suffix")}
+          error={errorAt(wrong, "suffix")}
         />
       </div>
       {tuned.length > 0 && (
@@ -55,5 +44,37 @@ export function ModelStep({ draft, change, wrong }: StepProps) {
         />
       )}
     </fieldset>
+  );
+}
+
+interface BaseProps {
+  /** Those there are, once they are read. */
+  models: Model[] | undefined;
+  value: string;
+  onChange: (model: string) => void;
+  wrong: Wrong;
+}
+
+export function BaseField({ models, value, onChange, wrong }: BaseProps) {
+  const bases = (models ?? []).filter(isBase);
+  const none = models && !bases.length;
+  return (
+    <SelectField
+      label="Base model"
+      value={value}
+      onChange={onChange}
+      error={errorAt(wrong, "model")}
+      hint={
+        none && (
+          <>
+            This server offers no base model: start it with <code>basin up --models DIR</code>.
+          </>
+        )
+      }
+      options={[
+        ["", "Choose one…"],
+        ...bases.map((model): [string, string] => [model.id, `${model.id} · ${model.task}`]),
+      ]}
+    />
   );
 }

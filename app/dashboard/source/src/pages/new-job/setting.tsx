@@ -1,7 +1,16 @@
+import type { Fields } from "../../lib/types";
 import { SelectField, TextField } from "../../ui/field";
-import type { Draft, Group, StepProps } from "./draft";
+import { type Groups, type Group, type Wrong, errorAt } from "./draft";
 
-interface Props extends StepProps {
+export interface SettingsProps {
+  draft: Groups;
+  change: (to: Groups) => void;
+  wrong: Wrong;
+  /** What the server would choose for what is left empty. */
+  resolved?: Record<string, Fields> | undefined;
+}
+
+interface Props extends SettingsProps {
   group: Group;
   name: string;
   label: string;
@@ -24,16 +33,23 @@ export function Setting({
   standard,
   options,
 }: Props) {
-  const value = draft[group][name] ?? "";
-  const set = (text: string) => change({ [group]: { ...draft[group], [name]: text } } as Partial<Draft>);
+  const value = draft[group]?.[name] ?? "";
+  const set = (text: string) => change({ [group]: { ...draft[group], [name]: text } });
+  const error = errorAt(wrong, `${group}.${name}`);
   if (options) {
     const empty: [string, string][] = standard ? [["", `${standard} (default)`]] : [];
     return (
-      <SelectField label={label} value={value} onChange={set} options={[...empty, ...options]} hint={hint} />
+      <SelectField
+        label={label}
+        value={value}
+        onChange={set}
+        options={[...empty, ...options]}
+        hint={hint}
+        error={error}
+      />
     );
   }
   const chosen = resolved?.[group === "hyperparameters" ? "training" : group]?.[name];
-  const error = wrong?.param === `${group}.${name}` ? wrong.message : undefined;
   const shown = chosen === undefined || chosen === null || value ? standard : `${chosen}`;
   return (
     <TextField
