@@ -37,4 +37,4 @@ async def run_grader(body: RunGrader, _: Caller) -> GradeOut:
 @router.post("/validate", response_model=ValidatedOut)
 async def validate_grader(body: ValidateGrader, _: Caller) -> ValidatedOut:
     """Say whether a grader can run here."""
-    return ValidatedOut(grader=service.validate(body.grader))
+    return ValidatedOut(grader=await asyncio.to_thread(service.validate, body.grader))

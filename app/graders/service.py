@@ -12,7 +12,7 @@ from app.graders import similarity
 from app.graders.schemas import Grader, StringCheck, TextSimilarity
 
 MAX_RENDERED = 100_000  # characters that are compared
-VARIABLE = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
+VARIABLE = re.compile(r"\{\{([^{}]*)\}\}")  # read in one go, whatever the template
 PATH = re.compile(r"(item|sample)((?:\.\w+|\[\d+\])*)")
 STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 
@@ -68,10 +68,10 @@ def validate(grader: Grader) -> Grader:
             param="grader.evaluation_metric",
         )
     for name, template in (("input", grader.input), ("reference", grader.reference)):
-        for variable in VARIABLE.findall(template):
+        for variable in map(str.strip, VARIABLE.findall(template)):
             if PATH.fullmatch(variable) is None:
                 raise InvalidRequest(
-                    f"The template variable {variable!r} starts with neither item nor sample.",
+                    f"The template variable {variable[:80]!r} starts with neither item nor sample.",
                     param=f"grader.{name}",
                 )
     return grader
@@ -117,7 +117,7 @@ def _checks(operation: str, text: str, reference: str) -> bool:
 
 
 def _render(template: str, values: dict[str, Any]) -> str:
-    text = VARIABLE.sub(lambda match: _text(_look_up(match[1], values)), template)
+    text = VARIABLE.sub(lambda match: _text(_look_up(match[1].strip(), values)), template)
     if len(text) > MAX_RENDERED:
         raise InvalidRequest(
             f"A text of {len(text)} characters is too long to grade; {MAX_RENDERED} are the most.",

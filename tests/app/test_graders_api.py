@@ -128,6 +128,20 @@ def test_a_template_of_a_strange_namespace_is_refused(http: httpx.Client):
     assert answer.json()["error"]["param"] == "grader.reference"
 
 
+@pytest.mark.parametrize(
+    "template",
+    ["{{" + " " * 99_996 + "}}", "{{" + " " * 99_000, "{{" * 50_000, "{{ item" * 14_000],
+    ids=["spaces", "spaces without an end", "braces", "variables without an end"],
+)
+def test_a_template_that_means_harm_is_answered(http: httpx.Client, template: str):
+    """Each took hours where a pattern could go back on what it had read."""
+    body = {"grader": check("eq", template)}
+
+    answer = http.post("/fine_tuning/alpha/graders/validate", json=body)
+
+    assert answer.status_code == (400 if template.endswith("}}") else 200)
+
+
 def test_texts_have_a_longest(http: httpx.Client):
     body = {"grader": alike("rouge_l", "x"), "model_sample": "x " * 60_000}
 
