@@ -117,13 +117,28 @@ def _checks(operation: str, text: str, reference: str) -> bool:
 
 
 def _render(template: str, values: dict[str, Any]) -> str:
-    text = VARIABLE.sub(lambda match: _text(_look_up(match[1].strip(), values)), template)
-    if len(text) > MAX_RENDERED:
+    """Fill a template in; it is given up at the first piece too many, before all is joined."""
+    pieces: list[str] = []
+    length = end = 0
+    for match in VARIABLE.finditer(template):
+        for piece in (
+            template[end : match.start()],
+            _text(_look_up(match[1].strip(), values)),
+        ):
+            length = _within(length + len(piece))
+            pieces.append(piece)
+        end = match.end()
+    _within(length + len(template) - end)
+    return "".join([*pieces, template[end:]])
+
+
+def _within(length: int) -> int:
+    if length > MAX_RENDERED:
         raise InvalidRequest(
-            f"A text of {len(text)} characters is too long to grade; {MAX_RENDERED} are the most.",
+            f"A text of more than {MAX_RENDERED} characters is too long to grade.",
             param="model_sample",
         )
-    return text
+    return length
 
 
 def _look_up(path: str, values: dict[str, Any]) -> Any:

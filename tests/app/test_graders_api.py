@@ -150,6 +150,17 @@ def test_texts_have_a_longest(http: httpx.Client):
     assert answer.status_code == 400 and "too long" in answer.text
 
 
+def test_a_text_is_given_up_at_the_first_piece_too_many(http: httpx.Client):
+    grader = check("eq", "{{ sample.output_text }}{{ item.never_reached }}")
+
+    answer = http.post(
+        "/fine_tuning/alpha/graders/run",
+        json={"grader": grader | {"input": "x"}, "model_sample": "x" * 100_001, "item": {}},
+    )
+
+    assert answer.status_code == 400 and "too long" in answer.text
+
+
 def test_the_official_client_runs_and_validates(client: openai.OpenAI):
     graders = client.fine_tuning.alpha.graders
 
