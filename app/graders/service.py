@@ -148,10 +148,16 @@ def _look_up(path: str, values: dict[str, Any]) -> Any:
     for name, index in STEP.findall(f".{path}"):
         try:
             found = found[int(index)] if index else found[name]
-        except (KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError, ValueError):  # the last of an endless number
             raise UnknownVariable(path) from None
     return found
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        message = "A value that a template names is nested too deeply to be written out."
+        raise InvalidRequest(message, param="grader.input") from None

@@ -1,5 +1,6 @@
 """Graders: exact numbers, and a reason where there is none."""
 
+import sys
 from typing import Any
 
 import httpx
@@ -8,6 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.errors import InvalidRequest
+from app.graders.schemas import StringCheck
+from app.graders.service import run
 from app.graders.similarity import common_subsequence, fuzzy_match, gleu, rouge_l, rouge_n
 
 CHECK = {"type": "string_check", "name": "check", "input": "{{ sample.output_text }}"}
@@ -89,6 +93,31 @@ def test_a_template_that_cannot_be_filled_in_is_no_reward(
 )
 def test_similarity_is_exact(http: httpx.Client, metric: str, reference: str, reward: float):
     assert grade(http, alike(metric, reference), "the cat sat")["reward"] == pytest.approx(reward)
+
+
+def test_an_endless_index_names_nothing(http: httpx.Client):
+    graded = grade(http, check("eq", "{{ item[%s] }}" % ("9" * 5000)), "x", [1])
+
+    assert graded["metadata"]["errors"]["invalid_variable_error"] is True
+
+
+def test_a_deep_sample_is_graded_or_refused_with_a_sentence():
+    """What JSON can be read at some depth may be too deep to write a few calls further in."""
+    grader = StringCheck(
+        type="string_check",
+        name="deep",
+        input="{{ sample.output_json }}",
+        operation="eq",
+        reference="x",
+    )
+    refused = 0
+    for depth in range(200, sys.getrecursionlimit()):
+        try:
+            run(grader, sample="[" * depth + "]" * depth, item=None)
+        except InvalidRequest as error:
+            refused += "nested too deeply" in error.message
+
+    assert refused > 0
 
 
 @pytest.mark.parametrize("metric", ["cosine", "bleu", "meteor"])
