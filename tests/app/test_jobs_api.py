@@ -16,6 +16,11 @@ def submit(http: httpx.Client, training_file: str, **body: Any) -> httpx.Respons
     return http.post(JOBS, json={"model": "tiny-llama", "training_file": training_file} | body)
 
 
+@pytest.mark.parametrize("suffix", ["my model", "../../etc", "поезд 🚂!", "x" * 64])
+def test_a_suffix_is_shown_as_it_was_sent(http: httpx.Client, training_file: str, suffix: str):
+    assert submit(http, training_file, suffix=suffix).json()["suffix"] == suffix
+
+
 def test_everything_auto_is_resolved_and_shown(http: httpx.Client, training_file: str):
     job = submit(http, training_file, suffix="mine", seed=5).json()
 
@@ -78,7 +83,9 @@ def test_alpha_follows_the_rank(http: httpx.Client, training_file: str):
         ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs"),
         ({"hyperparameters": {"batch_size": 21}}, "hyperparameters.batch_size"),
         ({"seed": -1}, "seed"),
-        ({"suffix": "../../etc"}, "suffix"),
+        ({"suffix": "a\x1b[31m"}, "suffix"),
+        ({"suffix": ""}, "suffix"),
+        ({"suffix": "x" * 65}, "suffix"),
         ({"colour": "blue"}, "colour"),
         ({"model": "no-such-model"}, "model"),
         ({"model": "../tiny-llama"}, "model"),
