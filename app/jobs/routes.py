@@ -234,7 +234,7 @@ async def stream_job(
     position = Position.parse(last_event_id or after)
     async with db.transaction() as tx:
         await service.get(tx, caller.organization_id, job_id)
-    return EventStream(live.watch(caller.organization_id, job_id, position))
+    return EventStream(live.watch(caller.organization_id, job_id, position, key_id=caller.key_id))
 
 
 @router.get("/{job_id}/logs", response_class=PlainTextResponse)
