@@ -129,7 +129,7 @@ def _ending(file: File) -> str:
     return ending if ENDING.fullmatch(ending) else ""
 
 
-@router.get("/{file_id}/report", response_model=ReportOut)
+@router.get("/{file_id}/report", response_model=ReportOut, dependencies=[STREAM])
 async def get_report(
     file_id: str,
     db: Db,
