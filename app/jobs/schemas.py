@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from app.graders.schemas import Grader
 from app.jobs.spec import PeftMethod, PerturbationType, Task, TrainSpec
 from app.paging import Listed
-from app.schemas import AUTO, Asked, Count, Factor
+from app.schemas import AUTO, NO_CONTROL, Asked, Count, Factor
 from app.tables import Attempt, Checkpoint, Job, JobEvent
 from app.tars import Entry
 
@@ -16,8 +16,8 @@ MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 Metadata = dict[MetadataKey, MetadataValue]
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # JSON has lists alone
-Suffix = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Named = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Suffix = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_CONTROL)]
+Named = Annotated[str, Field(min_length=1, max_length=128, pattern=NO_CONTROL)]
 
 
 class Hyperparameters(Asked):
