@@ -123,12 +123,18 @@ class RangeNotSatisfiable(ApiError):
 
 
 class QuotaExceeded(ApiError):
-    """The organization has used up what its operator gives it: asking again soon is no use."""
+    """The organization has used up what its operator gives it: asking again soon is no use.
+
+    `retry_after_s` says when it may be; a client that asks again by itself is told not to.
+    """
 
     status = 429
     code = "quota_exceeded"
     type = "insufficient_quota"
-    headers = MappingProxyType({"x-should-retry": "false"})
+
+    def __init__(self, message: str, *, retry_after_s: int, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.headers = {"Retry-After": str(retry_after_s), "x-should-retry": "false"}
 
 
 class RateLimited(ApiError):

@@ -77,6 +77,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         telemetry=TELEMETRY,
+        redirect_slashes=False,  # a redirect would go where the Host header says
     )
     app.state.settings, app.state.metrics = settings, Metrics()
     app.state.vault = Vault(settings.sealing_keys)

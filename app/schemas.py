@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
+NO_CONTROL = r"^[^\x00-\x1f\x7f]+$"  # a name is shown in terminals and logs
 AUTO = BeforeValidator(lambda value: None if value == "auto" else value)
 Count = Annotated[Annotated[int, Field(ge=1, le=1_000_000)] | None, AUTO]
 Factor = Annotated[Annotated[FiniteFloat, Field(gt=0)] | None, AUTO]

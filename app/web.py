@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ REQUEST_ID_HEADER = "x-request-id"
 SEND_TIMEOUT_S = 30.0  # for a piece of a stream to leave
 CLIENT_LEFT = 499  # as nginx counts who hangs up before the answer
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+RANGE = re.compile(r"\s*bytes\s*=\s*([0-9]{0,18})-([0-9]{0,18})\s*")  # no file is longer
 FORM_SLACK_BYTES = 64 << 10  # boundaries and the other fields of an upload
 bearer = HTTPBearer(auto_error=False, description="A key made by `basin keys create`.")
 
@@ -154,7 +156,7 @@ def _repeat(
     ] = None,
     x_stainless_retry_count: Annotated[str, Header(include_in_schema=False)] = "0",
 ) -> Repeat:
-    counted = x_stainless_retry_count.isdecimal() and int(x_stainless_retry_count) > 0
+    counted = x_stainless_retry_count.isdecimal() and x_stainless_retry_count.strip("0") != ""
     return Repeat(idempotency_key, again=counted)
 
 
@@ -250,17 +252,16 @@ def parse_range(header: str | None, size: int) -> tuple[int, int]:
     Raises:
         RangeNotSatisfiable: the range lies outside the bytes.
     """
-    unit, _, spec = (header or "").partition("=")
-    first, dash, last = spec.strip().partition("-")
-    numeric = (first or "0").isdecimal() and (last or "0").isdecimal()
-    if unit.strip() != "bytes" or not dash or not numeric or not (first or last):
+    match = RANGE.fullmatch(header or "")
+    first, last = match.groups() if match else ("", "")
+    if not (first or last):
         return 0, size
     if not first:
         start, stop = max(size - int(last), 0), size
     else:
         start, stop = int(first), min(int(last) + 1, size) if last else size
     if start >= stop:
-        raise RangeNotSatisfiable(f"There are {size} bytes; the range {spec} is outside.")
+        raise RangeNotSatisfiable(f"There are {size} bytes; the range {first}-{last} is outside.")
     return start, stop
 
 

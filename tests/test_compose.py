@@ -23,8 +23,15 @@ ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
 IMAGES = ("app", "worker")
 OURS = ("migrate", "api", "sweep", "worker", "worker-gpu")
-# What a service may read beside our settings: libpq's password, uvicorn's proxies, the images' own.
-FOREIGN = {
+# What a service may read beside our settings: libpq's password, uvicorn's proxies, the images' own,
+# and what the API passes on to the process that sends metrics.
+PASSED_ON = {
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_USERNAME",
+    "SSL_CERT_FILE",
+}
+FOREIGN = PASSED_ON | {
     "FORWARDED_ALLOW_IPS",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "PGPASSWORD",
@@ -285,6 +292,14 @@ def test_the_environment_consists_of_settings_that_exist():
 
         assert names <= fields | FOREIGN
         assert name not in OURS or required <= names
+
+
+def test_the_api_alone_gets_what_it_passes_on():
+    given = {
+        name: PASSED_ON & set(each.get("environment", {})) for name, each in services().items()
+    }
+
+    assert {name: passed for name, passed in given.items() if passed} == {"api": PASSED_ON}
 
 
 @pytest.mark.parametrize("secret", ["BASIN_KEY_PEPPER", "BASIN_SECRETS_KEY"])

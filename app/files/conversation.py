@@ -179,9 +179,13 @@ def _turn(message: Row) -> str:
 @lru_cache(maxsize=1024)
 def _order_mistake(turns: tuple[str, ...], ends_with_answer: bool) -> str | None:
     """Say what is wrong with the order of turns, first mistake first."""
-    for index, turn in enumerate(turns):
-        if mistake := _misplaced(turn, turns[:index][-1:], turns[:index]):
-            return f"message {index + 1}: {mistake}"
+    last = asked = None  # the turn before, and the last that is no result of a call
+    for number, turn in enumerate(turns, 1):
+        if mistake := _misplaced(turn, last, asked):
+            return f"message {number}: {mistake}"
+        last = turn
+        if turn not in _RESULTS:
+            asked = turn
     speaks = "assistant" in turns or CALL in turns
     if ends_with_answer and not speaks:
         return "no assistant message: there is nothing to learn"
@@ -193,15 +197,13 @@ def _order_mistake(turns: tuple[str, ...], ends_with_answer: bool) -> str | None
     return None
 
 
-def _misplaced(turn: str, last: tuple[str, ...], before: tuple[str, ...]) -> str | None:
-    if turn in _FIRST and last and last[0] not in _FIRST:
+def _misplaced(turn: str, last: str | None, asked: str | None) -> str | None:
+    if turn in _FIRST and last not in (None, *_FIRST):
         return f"a {turn} message must come first"
-    if turn in ("assistant", CALL) and last and last[0] in ("assistant", CALL):
+    if turn in ("assistant", CALL) and last in ("assistant", CALL):
         return "two assistant messages in a row"
-    if turn in _RESULTS:
-        asked = next((t for t in reversed(before) if t not in _RESULTS), None)
-        if asked != CALL:
-            return f"a {turn} message must follow a tool call"
+    if turn in _RESULTS and asked != CALL:
+        return f"a {turn} message must follow a tool call"
     return None
 
 

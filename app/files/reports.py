@@ -1,6 +1,9 @@
 """Reports on files: made when they are first asked for, off the event loop, and kept."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from weakref import WeakValueDictionary
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
@@ -9,13 +12,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import blobs
 from app.blobs import BlobGone
 from app.db import Database
-from app.errors import InvalidRequest, NotFound
+from app.errors import InvalidRequest, NotFound, Unavailable
 from app.files import service as files
 from app.files.report import Survey, report
 from app.models.catalog import BaseModel
 from app.tables import File, FileReport, Json
 
-AT_ONCE = asyncio.Semaphore(1)  # a report takes a core and about 120 MiB
+AT_ONCE = asyncio.Semaphore(2)  # a report takes a core and about 120 MiB
+WAIT_S = 30.0  # for a turn
+_own_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
 async def get(
@@ -31,6 +36,7 @@ async def get(
     Raises:
         NotFound: no such file, or another tenant's.
         InvalidRequest: a file without rows to report on.
+        Unavailable: others are being made, for longer than one may wait.
     """
     async with db.transaction() as tx:
         train = await _training_file(tx, organization_id, file_id)
@@ -41,7 +47,7 @@ async def get(
         kept = await _kept(tx, train, valid, base)
     if kept is not None:
         return kept
-    async with AT_ONCE:
+    async with turn(organization_id):
         async with db.transaction() as tx:
             kept = await _kept(tx, train, valid, base)  # by who was before
         if kept is not None:
@@ -53,6 +59,25 @@ async def get(
         async with db.transaction() as tx:
             await _keep(tx, made, train, valid, base)
     return made
+
+
+@asynccontextmanager
+async def turn(organization_id: str) -> AsyncIterator[None]:
+    """Let an organization make one report at a time, beside those of few others.
+
+    Raises:
+        Unavailable: its turn did not come within `WAIT_S`.
+    """
+    own = _own_turns.setdefault(organization_id, asyncio.Lock())
+    async with AsyncExitStack() as held:
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await held.enter_async_context(own)
+                await held.enter_async_context(AT_ONCE)
+        except TimeoutError:
+            message = "Other reports on files are being made; ask for this one again in a moment."
+            raise Unavailable(message) from None
+        yield
 
 
 async def _training_file(

@@ -1,5 +1,7 @@
 """/v1/files"""
 
+import re
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -14,6 +16,7 @@ from app.files.service import UPLOAD_PURPOSES, Label
 from app.models import catalog
 from app.paging import ListOut, list_out
 from app.schemas import ExpiresAfter
+from app.tables import File
 from app.web import (
     FORM_SLACK_BYTES,
     STREAM,
@@ -31,6 +34,7 @@ from app.web import (
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
+ENDING = re.compile(r"\.[A-Za-z0-9]{1,10}")
 BYTES = "application/octet-stream"
 CONTENT = downloads(BYTES)
 UPLOAD_BODY = form_body(
@@ -112,10 +116,20 @@ async def get_content(request: Request, file_id: str, db: Db, caller: Caller) ->
     async with db.transaction() as tx:
         file = await service.get(tx, caller.organization_id, file_id)
         stored = await blobs.describe(tx, file.blob_id)
-    return blob_response(request, db, stored, media_type=BYTES, filename=f"{file.id}.jsonl")
+    return blob_response(
+        request, db, stored, media_type=BYTES, filename=f"{file.id}{_ending(file)}"
+    )
 
 
-@router.get("/{file_id}/report", response_model=ReportOut)
+def _ending(file: File) -> str:
+    """Return how a download's name ends: what was checked to be rows, or what the name says."""
+    if file.rows is not None:
+        return ".jsonl"
+    ending = PurePosixPath(file.filename).suffix
+    return ending if ENDING.fullmatch(ending) else ""
+
+
+@router.get("/{file_id}/report", response_model=ReportOut, dependencies=[STREAM])
 async def get_report(
     file_id: str,
     db: Db,

@@ -74,7 +74,7 @@ async def upload(
     try:
         told = label()
         check_purpose(told.purpose)
-        _check_filename(told.filename)
+        check_filename(told.filename)
         training = told.purpose == TRAINING_PURPOSE
         if training:
             _raise_problems(checker.finish())
@@ -277,6 +277,17 @@ async def _checked(
         yield data
 
 
+def check_filename(name: str, *, param: str = "file") -> None:
+    """A name is only ever shown; one that cannot be is refused.
+
+    Raises:
+        InvalidRequest: it is too long, or holds control characters.
+    """
+    if len(name) > MAX_FILENAME or not name.isprintable():
+        message = f"A filename has at most {MAX_FILENAME} characters, and no control characters."
+        raise InvalidRequest(message, param=param)
+
+
 def check_purpose(purpose: str | None) -> None:
     """Refuse a purpose that nobody can upload for.
 
@@ -286,13 +297,6 @@ def check_purpose(purpose: str | None) -> None:
     if purpose not in UPLOAD_PURPOSES:
         known = ", ".join(sorted(UPLOAD_PURPOSES))
         raise InvalidRequest(f"Invalid purpose {purpose!r}; one of {known}.", param="purpose")
-
-
-def _check_filename(name: str) -> None:
-    """A name is only ever shown; one that cannot be is refused."""
-    if len(name) > MAX_FILENAME or not name.isprintable():
-        message = f"A filename has at most {MAX_FILENAME} characters, and no control characters."
-        raise InvalidRequest(message, param="file")
 
 
 def _raise_problems(problems: list[str]) -> None:

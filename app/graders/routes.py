@@ -13,12 +13,12 @@ from app.graders.schemas import (
     ValidateGrader,
     grade_out,
 )
-from app.web import Caller
+from app.web import STREAM, Caller
 
 router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", tags=["fine-tuning"])
 
 
-@router.post("/run", response_model=GradeOut)
+@router.post("/run", response_model=GradeOut, dependencies=[STREAM])
 async def run_grader(body: RunGrader, _: Caller) -> GradeOut:
     """Grade one sample: string_check, and text_similarity by exact metrics."""
     start = time.perf_counter()
@@ -34,7 +34,7 @@ async def run_grader(body: RunGrader, _: Caller) -> GradeOut:
     )
 
 
-@router.post("/validate", response_model=ValidatedOut)
+@router.post("/validate", response_model=ValidatedOut, dependencies=[STREAM])
 async def validate_grader(body: ValidateGrader, _: Caller) -> ValidatedOut:
     """Say whether a grader can run here."""
-    return ValidatedOut(grader=service.validate(body.grader))
+    return ValidatedOut(grader=await asyncio.to_thread(service.validate, body.grader))

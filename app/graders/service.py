@@ -12,7 +12,7 @@ from app.graders import similarity
 from app.graders.schemas import Grader, StringCheck, TextSimilarity
 
 MAX_RENDERED = 100_000  # characters that are compared
-VARIABLE = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
+VARIABLE = re.compile(r"\{\{([^{}]*)\}\}")  # read in one go, whatever the template
 PATH = re.compile(r"(item|sample)((?:\.\w+|\[\d+\])*)")
 STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 
@@ -68,10 +68,10 @@ def validate(grader: Grader) -> Grader:
             param="grader.evaluation_metric",
         )
     for name, template in (("input", grader.input), ("reference", grader.reference)):
-        for variable in VARIABLE.findall(template):
+        for variable in map(str.strip, VARIABLE.findall(template)):
             if PATH.fullmatch(variable) is None:
                 raise InvalidRequest(
-                    f"The template variable {variable!r} starts with neither item nor sample.",
+                    f"The template variable {variable[:80]!r} starts with neither item nor sample.",
                     param=f"grader.{name}",
                 )
     return grader
@@ -117,13 +117,28 @@ def _checks(operation: str, text: str, reference: str) -> bool:
 
 
 def _render(template: str, values: dict[str, Any]) -> str:
-    text = VARIABLE.sub(lambda match: _text(_look_up(match[1], values)), template)
-    if len(text) > MAX_RENDERED:
+    """Fill a template in; it is given up at the first piece too many, before all is joined."""
+    pieces: list[str] = []
+    length = end = 0
+    for match in VARIABLE.finditer(template):
+        for piece in (
+            template[end : match.start()],
+            _text(_look_up(match[1].strip(), values)),
+        ):
+            length = _within(length + len(piece))
+            pieces.append(piece)
+        end = match.end()
+    _within(length + len(template) - end)
+    return "".join([*pieces, template[end:]])
+
+
+def _within(length: int) -> int:
+    if length > MAX_RENDERED:
         raise InvalidRequest(
-            f"A text of {len(text)} characters is too long to grade; {MAX_RENDERED} are the most.",
+            f"A text of more than {MAX_RENDERED} characters is too long to grade.",
             param="model_sample",
         )
-    return text
+    return length
 
 
 def _look_up(path: str, values: dict[str, Any]) -> Any:
@@ -133,10 +148,16 @@ def _look_up(path: str, values: dict[str, Any]) -> Any:
     for name, index in STEP.findall(f".{path}"):
         try:
             found = found[int(index)] if index else found[name]
-        except (KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError, ValueError):  # the last of an endless number
             raise UnknownVariable(path) from None
     return found
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        message = "A value that a template names is nested too deeply to be written out."
+        raise InvalidRequest(message, param="grader.input") from None

@@ -1,5 +1,6 @@
 """A worker's hold on a job: claimed by one UPDATE, renewed by the database's clock, fenced."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ MAX_LOST_ATTEMPTS = 3  # in a row, without a resume state in between
 RESUME_STATES = 2
 CANCEL_SILENCE_S = 15  # a worker that renews each second and was silent so long has gone
 RETRY_S = 10  # before a killed run is tried again; twice as long the next time
+NO_WORD = re.compile(r"[^\w.-]+")
 _TOLD = {  # columns of a metric that differ within a batch
     name: Metric.__table__.c[name].type for name in ("name", "step", "seq", "value", "ts")
 }
@@ -324,10 +326,9 @@ async def metric_rows(tx: AsyncSession, held: Claim) -> list[tuple[int, str, flo
 
 
 def model_name(held: Claim) -> str:
-    """Return OpenAI's form of a fine-tuned model's name."""
-    return ":".join(
-        ["ft", held.spec.base_model, held.organization_id, held.suffix or "", held.job_id[-8:]]
-    )
+    """Return OpenAI's form of a fine-tuned model's name; it stands in paths and command lines."""
+    suffix = NO_WORD.sub("-", held.suffix or "").strip("-.")
+    return ":".join(["ft", held.spec.base_model, held.organization_id, suffix, held.job_id[-8:]])
 
 
 def _held(held: Claim) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from app import audit, tars
 from app.errors import NotFound
@@ -32,6 +32,7 @@ from app.jobs.stream import Live, Position
 from app.jobs.submissions import Request as Submitted
 from app.paging import ListOut, list_out
 from app.web import (
+    STREAM,
     WATCHER,
     After,
     Caller,
@@ -234,13 +235,16 @@ async def stream_job(
     position = Position.parse(last_event_id or after)
     async with db.transaction() as tx:
         await service.get(tx, caller.organization_id, job_id)
-    return EventStream(live.watch(caller.organization_id, job_id, position))
+    return EventStream(live.watch(caller.organization_id, job_id, position, key_id=caller.key_id))
 
 
-@router.get("/{job_id}/logs", response_class=PlainTextResponse)
-async def get_logs(job_id: str, tx: Tx, caller: Caller) -> str:
+@router.get("/{job_id}/logs", response_class=PlainTextResponse, dependencies=[STREAM])
+async def get_logs(job_id: str, db: Db, caller: Caller) -> Response:
     """Read what the run printed."""
-    return await service.log_text(tx, caller.organization_id, job_id)
+    async with db.transaction() as tx:
+        await service.get(tx, caller.organization_id, job_id)
+    pages = service.log_pages(db, job_id)
+    return StreamingResponse(pages, media_type=PlainTextResponse.media_type)
 
 
 @router.head("/{job_id}/adapter", operation_id="describe_adapter", **ARCHIVE)

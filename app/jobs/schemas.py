@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from app.graders.schemas import Grader
 from app.jobs.spec import PeftMethod, PerturbationType, Task, TrainSpec
 from app.paging import Listed
-from app.schemas import AUTO, Asked, Count, Factor
+from app.schemas import AUTO, NO_CONTROL, Asked, Count, Factor
 from app.tables import Attempt, Checkpoint, Job, JobEvent
 from app.tars import Entry
 
@@ -16,7 +16,8 @@ MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 Metadata = dict[MetadataKey, MetadataValue]
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # JSON has lists alone
-Named = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Suffix = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_CONTROL)]
+Named = Annotated[str, Field(min_length=1, max_length=128, pattern=NO_CONTROL)]
 
 
 class Hyperparameters(Asked):
@@ -240,7 +241,9 @@ class CreateJob(Asked):
     validation_file: str | None = Field(default=None, max_length=64)
     method: Method | None = None
     hyperparameters: Hyperparameters | None = None
-    suffix: str | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[\w.-]+$")
+    suffix: Suffix | None = Field(
+        default=None, description="A part of the model's name, where what is no word becomes -."
+    )
     seed: int | None = Field(default=None, ge=0, lt=2**31)
     metadata: Metadata | None = Field(default=None, max_length=16)
     integrations: list[IntegrationIn] | None = Field(default=None, max_length=1)

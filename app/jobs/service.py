@@ -1,7 +1,7 @@
 """Jobs as their owner sees them: submit, look, cancel."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import audit, blobs, tracing
 from app.blobs import StoredBytes
 from app.broker import Bell
-from app.db import after_commit
+from app.db import Database, after_commit
 from app.errors import InvalidJobState, InvalidRequest, NotFound, NotReady
 from app.files import service as files
 from app.ids import new_id
@@ -39,6 +39,9 @@ from app.workers import service as workers
 from app.workers.service import Node
 
 log = structlog.get_logger()
+
+MAX_RAW_VALUES = 200_000  # of an answer with every value of a metric
+LOG_CHUNKS_A_PAGE = 100
 
 
 @dataclass(frozen=True)
@@ -361,11 +364,22 @@ async def checkpoint_adapter(
     return await blobs.describe(tx, blob_id)
 
 
-async def log_text(tx: AsyncSession, organization_id: str, job_id: str) -> str:
-    """Return what the job's runs printed so far."""
-    await get(tx, organization_id, job_id)
-    query = select(LogChunk.text).where(LogChunk.job_id == job_id).order_by(LogChunk.seq)
-    return "".join(await tx.scalars(query))
+async def log_pages(db: Database, job_id: str) -> AsyncIterator[str]:
+    """Yield what the job's runs printed so far, a few pieces at a time."""
+    after = 0
+    while True:
+        query = (
+            select(LogChunk.seq, LogChunk.text)
+            .where(LogChunk.job_id == job_id, LogChunk.seq > after)
+            .order_by(LogChunk.seq)
+            .limit(LOG_CHUNKS_A_PAGE)
+        )
+        async with db.transaction() as tx:
+            rows = (await tx.execute(query)).all()
+        if not rows:
+            return
+        yield "".join(row.text for row in rows)
+        after = rows[-1].seq
 
 
 async def metrics(
@@ -375,12 +389,16 @@ async def metrics(
 
     Buckets are made in SQL and keep spikes; PostgreSQL sorts NaN above all, so a bucket's max
     shows it.
+
+    Raises:
+        InvalidRequest: there are too many values for an answer with every one.
     """
     await get(tx, organization_id, job_id)
     of_job = [Metric.job_id == job_id]
     if names:
         of_job.append(Metric.name.in_(names))
     if points is None:
+        await _require_few(tx, of_job)
         query = (
             select(Metric.name, Metric.step, Metric.value)
             .where(*of_job)
@@ -393,6 +411,16 @@ async def metrics(
         found.setdefault(name, []).append([step, *map(number_out, values)])
     agg = "raw" if points is None else "minmax"
     return [Series(name=name, agg=agg, points=series) for name, series in sorted(found.items())]
+
+
+async def _require_few(tx: AsyncSession, of_job: list[Any]) -> None:
+    some = select(Metric.step).where(*of_job).limit(MAX_RAW_VALUES + 1).subquery()
+    if (await tx.scalar(select(func.count()).select_from(some)) or 0) > MAX_RAW_VALUES:
+        raise InvalidRequest(
+            f"The job has more than {MAX_RAW_VALUES} values: use agg=minmax, or ask for fewer"
+            " names.",
+            param="agg",
+        )
 
 
 def _bucketed(of_job: list[Any], points: int) -> Any:

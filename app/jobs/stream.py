@@ -27,6 +27,7 @@ from app.errors import InvalidRequest
 from app.jobs import service
 from app.jobs.schemas import event_out, job_out, number_out
 from app.jobs.states import TERMINAL, JobStatus
+from app.keys import service as keys
 from app.tables import JobEvent, Metric
 
 log = structlog.get_logger()
@@ -39,7 +40,7 @@ STATUS_S = 1.0  # between two status messages
 KEEP_ALIVE_S = 15.0
 QUEUE_S = 5.0  # a place in the queue changes by what others do
 AWAY_S = 1.0  # between two looks at a database that is away
-LONGEST_S = 900.0  # then the watcher comes back, and its key is looked at again
+LONGEST_S = 900.0  # then the watcher comes back
 KEEP_ALIVE = b": keep-alive\n\n"
 HELLO = b"retry: 1000\n\n"  # milliseconds
 DATABASE_AWAY = (OperationalError, InterfaceError, NoConnectionFree)
@@ -196,19 +197,36 @@ class Live:
                 self._watched[each].look_again()
 
     async def watch(
-        self, organization_id: str, job_id: str, position: Position
+        self, organization_id: str, job_id: str, position: Position, *, key_id: str | None = None
     ) -> AsyncGenerator[bytes]:
-        """Yield server-sent events until the job is over, or the watcher should come back."""
+        """Yield server-sent events until the job is over, or the watcher should come back.
+
+        With `key_id` they end when that key does, within a keep-alive.
+        """
         watcher, ends_at = Watcher(position), time.monotonic() + LONGEST_S
+        asked_at = time.monotonic()
         with self._watching(organization_id, job_id) as watched:
             yield HELLO
             while not watcher.done and time.monotonic() < ends_at:
+                if key_id and time.monotonic() - asked_at >= KEEP_ALIVE_S:
+                    if not await self._may_go_on(key_id):
+                        return
+                    asked_at = time.monotonic()
                 changed = watched.changed
                 page = await self._page(watched, watcher.position)
                 if body := watcher.take(page):
                     yield body
                 if not watcher.done:
                     await _wait(changed, watcher.wait_s(page))
+
+    async def _may_go_on(self, key_id: str) -> bool:
+        """Say whether a watcher's key is good; while the database is away, it is believed to be."""
+        try:
+            async with self._turns, self._db.transaction() as tx:
+                return await keys.is_live(tx, key_id)
+        except DATABASE_AWAY as error:
+            log.warning("stream.key_not_asked", key_id=key_id, error=str(error))
+            return True
 
     @contextmanager
     def _watching(self, organization_id: str, job_id: str) -> Iterator[Watched]:

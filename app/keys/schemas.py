@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.keys.service import Made, Scope
 from app.paging import Listed
-from app.schemas import Asked
+from app.schemas import NO_CONTROL, Asked
 from app.tables import ApiKey, Organization
 
 
@@ -17,7 +17,7 @@ class CreateKey(Asked):
         json_schema_extra={"example": {"name": "dashboard", "scope": "read", "expires_days": 90}},
     )
 
-    name: str = Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")
+    name: str = Field(min_length=1, max_length=256, pattern=NO_CONTROL)
     scope: Scope = Field(
         default=Scope.WRITE,
         strict=False,  # JSON has strings alone

@@ -141,6 +141,11 @@ async def rotate(
     return Made(key, f"sk-{key.id}{secret}")
 
 
+async def is_live(tx: AsyncSession, key_id: str) -> bool:
+    """Say whether a key is good still."""
+    return await tx.scalar(select(STATE).where(ApiKey.id == key_id)) == "live"
+
+
 async def revoke(tx: AsyncSession, key: ApiKey, by: Actor) -> None:
     """Make a key useless at once, and what is left of its old secret too."""
     if key.revoked_at is None:

@@ -67,13 +67,10 @@ async def delete_model(
         raise InvalidRequest(
             f"{name} is a base model: only the operator removes it.", param="model"
         )
-    source = Job.spec["peft"]["from"].astext
-    reader = select(Job.id).where(source == name, Job.status.not_in(TERMINAL)).limit(1)
-    if (job_id := (await tx.scalars(reader)).first()) is not None:
-        raise ModelInUse(f"A job goes on from {name} ({job_id}); cancel it, or wait for its end.")
     blob_id = await _forget(tx, organization_id, name)
     if blob_id is None:
         raise NotFound(f"The model {name!r} does not exist.", param="model")
+    await _require_unread(tx, organization_id, name)
     await blobs.discard(tx, blob_id)
     await permissions.drop(tx, organization_id, name)
 
@@ -91,6 +88,21 @@ async def _forget(tx: AsyncSession, organization_id: str, name: str) -> str | No
     jobs = select(Job.id).where(mine)
     checkpoint = delete(Checkpoint).where(Checkpoint.model == name, Checkpoint.job_id.in_(jobs))
     return (await tx.scalars(checkpoint.returning(Checkpoint.blob_id))).one_or_none()
+
+
+async def _require_unread(tx: AsyncSession, organization_id: str, name: str) -> None:
+    """Refuse while a job reads a model; that of an organization it is shared with stays unnamed."""
+    source = Job.spec["peft"]["from"].astext
+    readers = select(Job.id, Job.organization_id).where(source == name, Job.status.not_in(TERMINAL))
+    own_first = readers.order_by((Job.organization_id == organization_id).desc()).limit(1)
+    reader = (await tx.execute(own_first)).first()
+    if reader is None:
+        return
+    if reader.organization_id == organization_id:
+        raise ModelInUse(f"A job goes on from {name} ({reader.id}); cancel it, or wait.")
+    raise ModelInUse(
+        f"A job of an organization that {name} is shared with goes on from it; wait for its end."
+    )
 
 
 def _bases(settings: Settings) -> list[ModelOut]:

@@ -13,6 +13,7 @@ from app.organizations import usage
 
 GIB = 1 << 30
 HOUR_S = 3600
+AGAIN_S = 60  # when a job may have started, or a file may have been deleted
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ async def check_submit(tx: AsyncSession, organization_id: str) -> None:
         if waiting >= limits.max_queued:
             raise QuotaExceeded(
                 f"{waiting} jobs of your organization wait, and at most {limits.max_queued} may:"
-                " submit this one when another has started, or cancel one."
+                " submit this one when another has started, or cancel one.",
+                retry_after_s=AGAIN_S,
             )
     if limits.gpu_seconds_per_month is not None:
         month = await usage.this_month(tx)
@@ -60,7 +62,8 @@ async def check_submit(tx: AsyncSession, organization_id: str) -> None:
             raise QuotaExceeded(
                 f"Your organization has used {spent_s / HOUR_S:.2f} GPU-hours of the"
                 f" {limits.gpu_seconds_per_month / HOUR_S:.2f} it may in {month}; the next month"
-                f" begins {month.end:%Y-%m-%d %H:%M} UTC. What runs or waits already goes on."
+                f" begins {month.end:%Y-%m-%d %H:%M} UTC. What runs or waits already goes on.",
+                retry_after_s=month.seconds_left(),
             )
 
 
@@ -80,6 +83,7 @@ async def check_stored(tx: AsyncSession, organization_id: str, *, more_bytes: in
             f"Your organization keeps {kept / GIB:.3f} GiB of the {most / GIB:.3f} GiB it may, and"
             " this does not fit beside it: delete files first.",
             param="file",
+            retry_after_s=AGAIN_S,
         )
 
 

@@ -1,5 +1,6 @@
 """What an organization used: counted from the rows, so there is no meter to drift."""
 
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,6 +45,10 @@ class Month:
         return self.start.replace(
             year=self.start.year + self.start.month // 12, month=self.start.month % 12 + 1
         )
+
+    def seconds_left(self) -> int:
+        """Return how long it is until the month ends; 1 at least."""
+        return max(math.ceil((self.end - datetime.now(UTC)).total_seconds()), 1)
 
     def __str__(self) -> str:
         return f"{self.start:%Y-%m}"

@@ -46,10 +46,11 @@ async def create(
 
     Raises:
         FileTooLarge: more than `max_bytes` are announced.
-        InvalidRequest: a purpose there is not.
+        InvalidRequest: a purpose there is not, or a filename that cannot be shown.
         QuotaExceeded: the organization has no room for it.
     """
     files.check_purpose(asked.purpose)
+    files.check_filename(asked.filename, param="filename")
     if asked.size_bytes > max_bytes:
         raise FileTooLarge(f"The file is larger than {max_bytes} bytes.", param="bytes")
     await quotas.check_stored(tx, organization_id, more_bytes=asked.size_bytes)

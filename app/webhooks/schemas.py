@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, Field, HttpUrl, TypeAdapter
 
 from app.paging import Listed
-from app.schemas import Asked
+from app.schemas import NO_CONTROL, Asked
 from app.tables import WebhookAttempt, WebhookEndpoint
 from app.webhooks.service import Logged, Made
 
@@ -23,7 +23,7 @@ def _plain(url: HttpUrl) -> HttpUrl:
 Url = Annotated[HttpUrl, AfterValidator(_plain)]
 Target = TypeAdapter[HttpUrl](Url)
 EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=16)]
-Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Name = Annotated[str, Field(min_length=1, max_length=256, pattern=NO_CONTROL)]
 
 
 class CreateEndpoint(Asked):

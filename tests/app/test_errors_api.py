@@ -18,6 +18,8 @@ def envelope(answer: httpx.Response) -> tuple[int, str | None]:
     ("method", "path", "expected"),
     [
         ("GET", "/nowhere", (404, "not_found")),
+        ("GET", "/files/", (404, "not_found")),
+        ("POST", "/fine_tuning/jobs/", (404, "not_found")),
         ("PUT", "/files", (405, "method_not_allowed")),
         ("PATCH", "/fine_tuning/jobs", (405, "method_not_allowed")),
         ("GET", "/uploads", (405, "method_not_allowed")),

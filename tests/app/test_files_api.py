@@ -27,6 +27,27 @@ async def stored_bytes(db: Database) -> tuple[int, int]:
     return blobs, chunks
 
 
+@pytest.mark.parametrize(
+    ("filename", "ending"),
+    [
+        ("step_metrics.csv", ".csv"),
+        ("model.tar.gz", ".gz"),
+        ("none", ""),
+        ('a.b"; filename="c', ""),
+        ("a.поезд", ""),
+    ],
+)
+def test_a_download_is_named_by_its_id_and_ends_as_the_file_did(
+    http: httpx.Client, filename: str, ending: str
+):
+    form = {"file": (filename, b"a,b")}
+    file_id = http.post("/files", files=form, data={"purpose": "assistants"}).json()["id"]
+
+    told = http.get(f"/files/{file_id}/content").headers["content-disposition"]
+
+    assert told == f'attachment; filename="{file_id}{ending}"'
+
+
 def test_an_uploaded_file_comes_back_byte_for_byte(http: httpx.Client):
     data = jsonl(20_000)
 

@@ -1,5 +1,6 @@
 """Graders: exact numbers, and a reason where there is none."""
 
+import sys
 from typing import Any
 
 import httpx
@@ -8,6 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.errors import InvalidRequest
+from app.graders.schemas import StringCheck
+from app.graders.service import run
 from app.graders.similarity import common_subsequence, fuzzy_match, gleu, rouge_l, rouge_n
 
 CHECK = {"type": "string_check", "name": "check", "input": "{{ sample.output_text }}"}
@@ -91,6 +95,31 @@ def test_similarity_is_exact(http: httpx.Client, metric: str, reference: str, re
     assert grade(http, alike(metric, reference), "the cat sat")["reward"] == pytest.approx(reward)
 
 
+def test_an_endless_index_names_nothing(http: httpx.Client):
+    graded = grade(http, check("eq", "{{ item[%s] }}" % ("9" * 5000)), "x", [1])
+
+    assert graded["metadata"]["errors"]["invalid_variable_error"] is True
+
+
+def test_a_deep_sample_is_graded_or_refused_with_a_sentence():
+    """What JSON can be read at some depth may be too deep to write a few calls further in."""
+    grader = StringCheck(
+        type="string_check",
+        name="deep",
+        input="{{ sample.output_json }}",
+        operation="eq",
+        reference="x",
+    )
+    refused = 0
+    for depth in range(200, sys.getrecursionlimit()):
+        try:
+            run(grader, sample="[" * depth + "]" * depth, item=None)
+        except InvalidRequest as error:
+            refused += "nested too deeply" in error.message
+
+    assert refused > 0
+
+
 @pytest.mark.parametrize("metric", ["cosine", "bleu", "meteor"])
 def test_a_metric_that_is_not_exact_here_is_refused_with_another(http: httpx.Client, metric: str):
     answer = http.post("/fine_tuning/alpha/graders/validate", json={"grader": alike(metric, "x")})
@@ -128,10 +157,35 @@ def test_a_template_of_a_strange_namespace_is_refused(http: httpx.Client):
     assert answer.json()["error"]["param"] == "grader.reference"
 
 
+@pytest.mark.parametrize(
+    "template",
+    ["{{" + " " * 99_996 + "}}", "{{" + " " * 99_000, "{{" * 50_000, "{{ item" * 14_000],
+    ids=["spaces", "spaces without an end", "braces", "variables without an end"],
+)
+def test_a_template_that_means_harm_is_answered(http: httpx.Client, template: str):
+    """Each took hours where a pattern could go back on what it had read."""
+    body = {"grader": check("eq", template)}
+
+    answer = http.post("/fine_tuning/alpha/graders/validate", json=body)
+
+    assert answer.status_code == (400 if template.endswith("}}") else 200)
+
+
 def test_texts_have_a_longest(http: httpx.Client):
     body = {"grader": alike("rouge_l", "x"), "model_sample": "x " * 60_000}
 
     answer = http.post("/fine_tuning/alpha/graders/run", json=body)
+
+    assert answer.status_code == 400 and "too long" in answer.text
+
+
+def test_a_text_is_given_up_at_the_first_piece_too_many(http: httpx.Client):
+    grader = check("eq", "{{ sample.output_text }}{{ item.never_reached }}")
+
+    answer = http.post(
+        "/fine_tuning/alpha/graders/run",
+        json={"grader": grader | {"input": "x"}, "model_sample": "x" * 100_001, "item": {}},
+    )
 
     assert answer.status_code == 400 and "too long" in answer.text
 

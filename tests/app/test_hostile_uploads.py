@@ -220,6 +220,14 @@ CONTENTS = {
     "tool out of nowhere": refused(
         chat(USER, {"role": "tool", "content": "x"}, ASSISTANT), "must follow a tool call"
     ),
+    "fifty thousand results of a call": taken(  # 1.7 MB; a look back from each took minutes
+        chat(
+            USER,
+            {"role": "assistant", "tool_calls": [CALL]},
+            *[{"role": "tool", "content": ""}] * 50_000,
+            ASSISTANT,
+        )
+    ),
     "weight true": refused(chat(USER, ASSISTANT | {"weight": True}), '"weight" is 0 or 1'),
     "weight an object": refused(chat(USER, ASSISTANT | {"weight": {}}), '"weight" is 0 or 1'),
     "prompt a list": refused(b'{"prompt": [], "completion": "x"}\n', '"prompt" must be a string'),

@@ -7,13 +7,57 @@ import httpx
 import openai
 import pytest
 
+from app.db import Database
 from app.ids import token
+from app.tables import LogChunk
+from tests.app.records import run
 
 JOBS = "/fine_tuning/jobs"
 
 
 def submit(http: httpx.Client, training_file: str, **body: Any) -> httpx.Response:
     return http.post(JOBS, json={"model": "tiny-llama", "training_file": training_file} | body)
+
+
+@pytest.mark.parametrize("suffix", ["my model", "../../etc", "поезд 🚂!", "x" * 64])
+def test_a_suffix_is_shown_as_it_was_sent(http: httpx.Client, training_file: str, suffix: str):
+    assert submit(http, training_file, suffix=suffix).json()["suffix"] == suffix
+
+
+async def test_more_values_than_an_answer_holds_are_asked_for_in_buckets(
+    http: httpx.Client, training_file: str, db: Database
+):
+    job_id = submit(http, training_file).json()["id"]
+    many = (
+        "INSERT INTO metrics (job_id, name, step, attempt, seq, value, ts)"
+        " SELECT :job, name, step, 1, step, 1.0, now() FROM generate_series(1, 100001) AS step,"
+        " unnest(ARRAY['a', 'b']) AS name RETURNING 1"
+    )
+    await run(db, many, job=job_id)
+
+    refused = http.get(f"{JOBS}/{job_id}/metrics")
+    one = http.get(f"{JOBS}/{job_id}/metrics?name=a").json()["data"]
+    buckets = http.get(f"{JOBS}/{job_id}/metrics?agg=minmax&points=10").json()["data"]
+
+    assert refused.status_code == 400 and "agg=minmax" in refused.text
+    assert refused.json()["error"]["param"] == "agg"
+    assert [len(series["points"]) for series in one] == [100_001]
+    assert [len(series["points"]) for series in buckets] == [10, 10]
+
+
+async def test_a_log_of_many_pieces_is_read_whole_and_in_order(
+    http: httpx.Client, training_file: str, db: Database
+):
+    job_id = submit(http, training_file).json()["id"]
+    async with db.transaction() as tx:
+        for number in range(250):
+            tx.add(LogChunk(job_id=job_id, attempt=1, text=f"line {number} ü\n"))
+            await tx.flush()
+
+    answer = http.get(f"{JOBS}/{job_id}/logs")
+
+    assert answer.text == "".join(f"line {number} ü\n" for number in range(250))
+    assert answer.headers["content-type"].startswith("text/plain")
 
 
 def test_everything_auto_is_resolved_and_shown(http: httpx.Client, training_file: str):
@@ -78,7 +122,9 @@ def test_alpha_follows_the_rank(http: httpx.Client, training_file: str):
         ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs"),
         ({"hyperparameters": {"batch_size": 21}}, "hyperparameters.batch_size"),
         ({"seed": -1}, "seed"),
-        ({"suffix": "../../etc"}, "suffix"),
+        ({"suffix": "a\x1b[31m"}, "suffix"),
+        ({"suffix": ""}, "suffix"),
+        ({"suffix": "x" * 65}, "suffix"),
         ({"colour": "blue"}, "colour"),
         ({"model": "no-such-model"}, "model"),
         ({"model": "../tiny-llama"}, "model"),

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -52,6 +53,24 @@ async def expire(db: Database, job_id: str) -> None:
 async def sweep(db: Database) -> list[str]:
     async with db.transaction() as tx:
         return await lease.requeue_expired(tx)
+
+
+async def test_a_suffix_stands_in_the_models_name_as_a_word(db: Database, job_id: str):
+    parts = {
+        None: "",
+        "bot-2.1": "bot-2.1",
+        "my model": "my-model",
+        "../../etc": "etc",
+        "a:b": "a-b",
+        "поезд 🚂!": "поезд",
+        "!": "",
+    }
+    held = await claimed(db)
+
+    names = {suffix: lease.model_name(replace(held, suffix=suffix)) for suffix in parts}
+
+    assert {suffix: name.split(":")[3] for suffix, name in names.items()} == parts
+    assert {name.split(":")[4] for name in names.values()} == {job_id[-8:]}
 
 
 async def test_of_many_workers_one_gets_the_job(db: Database, job_id: str):

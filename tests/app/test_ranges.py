@@ -20,6 +20,9 @@ from app.web import parse_range
         ("lines=0-1", (0, 100)),
         ("bytes=abc", (0, 100)),
         ("bytes=-", (0, 100)),
+        (f"bytes={'9' * 5000}-", (0, 100)),
+        (f"bytes=0-{'9' * 5000}", (0, 100)),
+        (f"bytes=-{'9' * 5000}", (0, 100)),
     ],
 )
 def test_a_range_is_read_or_ignored(header: str | None, expected: tuple[int, int]):

@@ -1,5 +1,6 @@
 """The report on a file: over HTTP, and against what training does with the same rows."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from rich.console import Console
 from sqlalchemy import func, select
 
 from app.db import Database
-from app.files import local
+from app.errors import Unavailable
+from app.files import local, reports
 from app.files.report import MOST_COUNTED, Survey, report
 from app.files.rows import check_row
 from app.files.tokens import TokenCounter
@@ -29,6 +31,24 @@ def labelled(**counts: int) -> bytes:
         for number in range(count)
     ]
     return to_jsonl(rows)
+
+
+async def test_an_organization_makes_one_report_at_a_time_and_keeps_no_other_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(reports, "WAIT_S", 0.05)
+    monkeypatch.setattr(reports, "AT_ONCE", asyncio.Semaphore(2))
+    async with reports.turn("org-a"):
+        with pytest.raises(Unavailable, match="in a moment"):
+            async with reports.turn("org-a"):
+                pass
+        async with reports.turn("org-b"):
+            with pytest.raises(Unavailable):
+                async with reports.turn("org-c"):
+                    pass
+
+    async with reports.turn("org-c"), reports.turn("org-a"):
+        pass
 
 
 def look(data: bytes, *, model: Path | None = None, validation: bytes | None = None) -> Json:

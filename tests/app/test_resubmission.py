@@ -40,6 +40,17 @@ def created(http: httpx.Client, body: dict[str, Any], **headers: str) -> str:
     return answer.json()["id"]
 
 
+@pytest.mark.parametrize("count", ["9" * 5000, "0" * 5000, "-1", "\xb2"])
+def test_a_retry_count_that_is_none_does_no_harm(
+    http: httpx.Client, unique: dict[str, Any], count: str
+):
+    headers = [(b"x-stainless-retry-count", count.encode("latin-1"))]
+
+    answer = http.post("/fine_tuning/jobs", json=unique, headers=headers)
+
+    assert answer.status_code == 200, answer.text
+
+
 def test_an_idempotency_key_stands_for_one_job(http: httpx.Client, unique: dict[str, Any]):
     name = token(12)
 

@@ -322,6 +322,25 @@ def test_a_model_that_a_job_goes_on_from_is_not_deleted(
     assert http.delete(f"/models/{tuned.model}").status_code == 200
 
 
+def test_the_job_of_a_partner_keeps_a_model_and_is_not_named(
+    http: httpx.Client,
+    admin: httpx.Client,
+    partner: httpx.Client,
+    partner_id: str,
+    tuned: Tuned,
+):
+    share(admin, tuned.model, partner_id)
+    upload = {"file": ("train.jsonl", jsonl(10))}
+    theirs = partner.post("/files", files=upload, data={"purpose": "fine-tune"}).json()["id"]
+    job_id = go_on_from(partner, tuned.model, theirs).json()["id"]
+
+    refused = http.delete(f"/models/{tuned.model}")
+    partner.post(f"/fine_tuning/jobs/{job_id}/cancel")
+
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "model_in_use" and job_id not in refused.text
+
+
 def test_a_base_model_is_the_operators(http: httpx.Client):
     refused = http.delete("/models/tiny-llama")
 

@@ -19,6 +19,7 @@ from app.jobs import events, lease
 from app.jobs.lease import Claim, Failure
 from app.jobs.spec import EvalDone, StepDone, TrainEvent
 from app.jobs.stream import Live, Position, read
+from app.keys.service import Scope
 from app.web import EventStream
 from tests.app.racing import commit, somebody_waits
 from tests.app.watching import JOBS, Watch
@@ -324,6 +325,23 @@ async def test_a_stream_of_a_job_that_goes_on_ends_and_its_watcher_comes_back(
 
     assert b"event: status" in b"".join(told) and b"event: done" not in b"".join(told)
     assert live.watchers == 0
+
+
+async def test_a_stream_ends_soon_after_its_key(api: Api, organization: str, job_id: str):
+    key = await asyncio.to_thread(api.key, organization)
+    admin = await asyncio.to_thread(api.key, organization, Scope.ADMIN)
+    async with (
+        client_of(api.url, key) as client,
+        client_of(api.url, admin) as other,
+        client.stream("GET", f"{JOBS}/{job_id}/stream") as answer,
+    ):
+        pieces = answer.aiter_text()
+        first = await anext(pieces)
+        revoked = await other.delete(f"/organization/keys/{key[3:15]}")
+        rest = "".join([piece async for piece in pieces])
+
+    assert answer.status_code == 200 and revoked.status_code == 200
+    assert "event: done" not in first + rest
 
 
 def test_a_strangers_job_has_no_stream(stranger: httpx.Client, job_id: str):

@@ -232,6 +232,8 @@ def make_theirs(api: Api) -> Theirs:
         job = submit(owner, file_id, suffix=CANARY, metadata={CANARY: CANARY}).json()
         model = f"ft:tiny-llama:{CANARY}:{job['id'][-8:]}"
         checkpoint_id = asyncio.run(succeed(api, job, model))
+        going_on = submit(owner, file_id, peft={"from": model})
+        assert going_on.json()["status"] == "queued", going_on.text
         compared = {"training_file": file_id, "validation_file": file_id}
         methods = [{"name": f"{CANARY}-{number}"} for number in range(2)]
         comparison_id = compare(owner, compared, methods=methods, name=CANARY).json()["id"]

@@ -52,6 +52,7 @@ def refusal(answer: httpx.Response) -> str:
     assert answer.status_code == 429, answer.text
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == "quota_exceeded" and answer.headers["x-should-retry"] == "false"
+    assert 1 <= int(answer.headers["retry-after"]) <= 31 * 24 * 3600
     return error["message"]
 
 

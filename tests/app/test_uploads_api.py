@@ -139,6 +139,18 @@ def test_what_is_refused_leaves_the_upload_as_it_was(http: httpx.Client):
     assert right.json()["status"] == "completed"
 
 
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\u202eb", "x" * 256])
+def test_a_name_that_cannot_be_shown_is_refused_before_the_first_part(
+    http: httpx.Client, name: str
+):
+    about = {"bytes": 6, "mime_type": "text/jsonl", "purpose": "fine-tune", "filename": name}
+
+    refused = http.post("/uploads", json=about)
+
+    assert code(refused) == (400, "invalid_value")
+    assert refused.json()["error"]["param"] == "filename"
+
+
 def test_bad_training_data_is_refused_with_its_lines(http: httpx.Client):
     data = b"not json\n" * 10
     upload_id = announce(http, len(data))["id"]
