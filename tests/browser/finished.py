@@ -54,7 +54,8 @@ def comparison() -> dict[str, Any]:
     ]
     return ComparisonOut(
         id="cmp-finished", object="comparison", name=NAME, status="succeeded",
-        created_at=1_790_000_000, model="tiny-llama", training_file="file-train", validation_file="file-valid",
+        created_at=1_790_000_000, model="tiny-llama", training_file="file-train",
+        validation_file="file-valid",
         budget={"equal": "steps", "max_steps": 600}, progress=ComparedOut(jobs=9, finished=9),
         method_names=[method.name for method in methods], jobs=jobs, methods=methods,
         verdict=VERDICT,
