@@ -170,7 +170,7 @@ async def rename_host(page: Page, service: Served) -> None:
                 const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
                 while (texts.nextNode()) {
                     const text = texts.currentNode;
-                    text.data = text.data.replaceAll(new RegExp(`\\b${name}\\b`, 'g'), neutral);
+                    text.data = text.data.replaceAll(new RegExp(`\\\\b${name}\\\\b`, 'g'), neutral);
                 }
             }""",
             [name, HOST],
