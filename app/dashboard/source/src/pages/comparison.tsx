@@ -206,7 +206,7 @@ function Numbers({ methods }: { methods: ComparedMethod[] }) {
       </div>
       <p class="hint">
         Means over seeds, with their 95 % intervals. Sharpness is how much the loss rises in a ball around the
-        adapter; time for 0.01 of loss is what that much over the base took.
+        adapter; time for 0.01 of loss is what it takes to get that much below the base.
       </p>
     </section>
   );
