@@ -8,12 +8,15 @@ import argparse
 import asyncio
 import random
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import openai
-from playwright.async_api import Browser, ViewportSize, async_playwright
+from openai.types.fine_tuning import FineTuningJob
+from playwright.async_api import Browser, Page, ViewportSize, async_playwright
 
 from demo.service import Served, running
 from tests.browser.conftest import QUIET, sign_in
@@ -23,6 +26,20 @@ from tests.e2e.jobs import wait
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 METHODS = {"arithmetic-lora": {"type": "none"}, "arithmetic-mgpo": {"type": "mgpo"}}
 TRAINING = {"learning_rate": 5e-3, "eval_steps": 15, "checkpoint_steps": 60, "max_length": 256}
+COMPARED = {
+    "name": "does MGPO help here?",
+    "model": "stories260K",
+    "methods": [
+        {"name": "LoRA", "perturbation": {"type": "none"}},
+        {"name": "LoRA-MGPO", "perturbation": {"type": "mgpo"}},
+    ],
+    "seeds": 3,
+    "budget": {"equal": "steps", "max_steps": 40},
+    "hyperparameters": {"batch_size": 4},
+    "training": {"learning_rate": 5e-3, "eval_steps": 8, "max_length": 256},
+}
+HOST = "gpu-box-1"  # what the machine is called in the pictures
+TALL = ViewportSize(width=1280, height=2300)
 WIDE, NARROW = ViewportSize(width=1280, height=1100), ViewportSize(width=400, height=860)
 
 
@@ -36,6 +53,7 @@ def main() -> None:
         return
     with served() as service:
         train(client_of(service))
+        compare(service)
         asyncio.run(take(service))
 
 
@@ -72,19 +90,55 @@ def train(client: openai.OpenAI) -> None:
     assert {wait(client, job.id, timeout_s=1800).status for job in jobs} == {"succeeded"}
 
 
+def compare(service: Served) -> None:
+    """Train with both methods from three seeds."""
+    plain = trained(service)["arithmetic-lora"]
+    files = {"training_file": plain.training_file, "validation_file": plain.validation_file}
+    with http_of(service) as http:
+        made = http.post("/comparisons", json=COMPARED | files).raise_for_status().json()
+        while made["status"] == "running":
+            time.sleep(2)
+            made = http.get(f"/comparisons/{made['id']}").raise_for_status().json()
+    assert made["status"] == "succeeded"
+
+
 async def take(service: Served) -> None:
-    """Look at the two jobs in every way that the documents show."""
-    jobs = {job.to_dict()["suffix"]: job for job in client_of(service).fine_tuning.jobs.list()}
+    """Look at the jobs and the comparison in every way that the documents show."""
+    jobs = trained(service)
     plain, mgpo = (jobs[name] for name in METHODS)
     clone = f"new?clone={mgpo.id}"
+    with http_of(service) as http:
+        comparison = http.get("/comparisons").raise_for_status().json()["data"][0]["id"]
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        await shoot(browser, service, f"jobs/{mgpo.id}", "job", WIDE)
+        await shoot(browser, service, f"jobs/{mgpo.id}", "job", TALL)
         await shoot(browser, service, f"jobs/{mgpo.id}", "dark", WIDE, dark=True)
         await shoot(browser, service, f"compare?jobs={plain.id},{mgpo.id}", "compare", WIDE)
+        await shoot(browser, service, f"compare/{comparison}", "comparison", WIDE)
         await shoot(browser, service, clone, "new", WIDE)
         await shoot(browser, service, f"jobs/{mgpo.id}", "phone", NARROW)
+        with live(service, mgpo) as job_id:
+            await shoot(browser, service, f"jobs/{job_id}", "live", WIDE)
+            await shoot(browser, service, "jobs", "jobs", WIDE)
         await browser.close()
+
+
+@contextmanager
+def live(service: Served, like: FineTuningJob) -> Iterator[str]:
+    """A job that trains for as long as it is looked at."""
+    jobs = client_of(service).fine_tuning.jobs
+    job = jobs.create(
+        model=like.model,
+        training_file=like.training_file,
+        validation_file=like.validation_file,
+        suffix="arithmetic-live",
+        hyperparameters={"n_epochs": 20, "batch_size": 4},
+        extra_body={"perturbation": METHODS["arithmetic-mgpo"], "training": TRAINING},
+    )
+    while jobs.retrieve(job.id).to_dict()["progress"]["step"] < 60:
+        time.sleep(1)
+    yield job.id
+    jobs.cancel(job.id)
 
 
 async def shoot(
@@ -100,10 +154,38 @@ async def shoot(
     page = await browser.new_page(viewport=viewport, color_scheme=scheme)
     await page.goto(f"{service.url}/#/{route}")
     await sign_in(page, service.api_key)
-    await page.wait_for_load_state("networkidle")
-    await page.wait_for_timeout(1500)  # an estimate waits until nobody types
+    await page.wait_for_timeout(4000)  # an estimate waits until nobody types
+    await rename_host(page, service)
     await page.screenshot(path=IMAGES / f"dashboard-{name}.png")
     await page.close()
+
+
+async def rename_host(page: Page, service: Served) -> None:
+    """Let no picture tell what the machine is really called."""
+    with http_of(service) as http:
+        workers = http.get("/workers").raise_for_status().json()["data"]
+    for name in {worker["hostname"] for worker in workers}:
+        await page.evaluate(
+            """([name, neutral]) => {
+                const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+                while (texts.nextNode()) {
+                    const text = texts.currentNode;
+                    text.data = text.data.replaceAll(new RegExp(`\\\\b${name}\\\\b`, 'g'), neutral);
+                }
+            }""",
+            [name, HOST],
+        )
+
+
+def trained(service: Served) -> dict[str, FineTuningJob]:
+    """The jobs by the names that they were given."""
+    jobs = client_of(service).fine_tuning.jobs.list()
+    return {job.to_dict()["suffix"]: job for job in jobs}
+
+
+def http_of(service: Served) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {service.api_key}"}
+    return httpx.Client(base_url=f"{service.url}/v1", headers=headers, timeout=60)
 
 
 def client_of(service: Served) -> openai.OpenAI:

@@ -15,7 +15,8 @@ from playwright.async_api import Page, Route, expect
 
 from app.ids import token
 from app.keys.service import Scope
-from tests.browser.conftest import PATIENCE_MS, Opened, Tenant
+from tests.browser.conftest import PATIENCE_MS, PHONE, Opened, Tenant
+from tests.browser.drawings import drawn
 from tests.browser.rows import put_jobs
 from tests.conftest import Api
 from tests.e2e.jobs import create
@@ -100,13 +101,19 @@ async def test_two_jobs_are_compared_by_their_curves_and_their_numbers(
     await page.get_by_role("link", name="Compare 2").click()
 
     table = page.get_by_role("region", name="Table of differences")
-    best = [min(value for _, value in points(http, trained[name])) for name in ("mgpo", "plain")]
-    await expect(table.get_by_role("row", name="Best, against the first")).to_contain_text(
-        re.compile(re.escape(f"{abs(best[1] - best[0]):.3g}"[:5]) + "|the first")
+    plain, mgpo = (
+        min(value for _, value in points(http, trained[name])) for name in ("plain", "mgpo")
+    )
+    against = table.get_by_role("row", name="Best, against the first").get_by_role("cell")
+    await expect(against).to_contain_text(["the first", "%"])
+    assert numbers(await against.nth(1).inner_text()) == pytest.approx(
+        [mgpo - plain, 100 * (mgpo - plain) / plain], rel=1e-3
     )
     await expect(table.get_by_role("row", name="perturbation.type")).to_contain_text("mgpo")
     await expect(page.locator(".legend li")).to_have_count(3)
-    assert await inked(page) > 100
+    for hue in (1, 2):
+        assert await drawn(page, f"--series-{hue}") > 100
+    assert await drawn(page, "--series-3") == 0
 
 
 async def test_the_adapter_that_is_saved_is_the_one_that_was_trained(
@@ -207,8 +214,21 @@ async def test_the_stability_of_a_run_is_judged_beside_its_curves(
 
     judged = page.get_by_role("region", name="Stability")
     await expect(judged).to_contain_text(report["summary"])
+    await expect(judged.locator(".notice.good")).to_have_count(0)  # so few steps show nothing yet
     for finding in report["findings"]:
         await expect(judged).to_contain_text(finding["advice"])
+
+
+async def test_a_run_that_never_trained_is_not_praised(
+    opened: Opened, tenant: Tenant, trained: Trained
+):
+    page = await opened(tenant.admin, route=f"#/jobs/{trained['broken'].id}")
+
+    await expect(page.get_by_role("alert")).to_contain_text("base_model_unreadable")
+    await expect(page.get_by_text("No worker").or_(page.get_by_text("failed on"))).to_be_visible()
+
+    await expect(page.get_by_role("region", name="Stability")).to_have_count(0)
+    await expect(page.locator(".notice.good")).to_have_count(0)
 
 
 async def test_a_comparison_over_seeds_is_watched_and_cancelled(
@@ -279,13 +299,17 @@ async def test_the_loss_is_shown_on_a_log_axis_and_smoothed_when_asked(
     opened: Opened, tenant: Tenant, trained: Trained
 ):
     page = await opened(tenant.admin, route=f"#/jobs/{trained['mgpo'].id}")
-    value = page.locator(".panel").first.locator("output").nth(1)
-    smoothed = await value.text_content()
+    loss = page.locator(".legend").first.locator("li").first
+    await expect(loss).to_contain_text("train loss, smoothed")
+    smoothed = await loss.locator("b").inner_text()
 
     await page.get_by_label("Smoothing").fill("0")
     await page.get_by_label("Log axis").check()
 
-    await expect(value).not_to_have_text(smoothed or "")
+    await expect(loss.locator(".legend-label")).to_have_text("train loss")
+    await expect(loss.locator("b")).not_to_have_text(smoothed)
+    raw = page.get_by_role("region", name="Summary").locator("dd").nth(1)
+    await expect(loss.locator("b")).to_have_text(await raw.inner_text())
     await page.reload()
     await expect(page.get_by_label("Log axis")).to_be_checked()
 
@@ -305,6 +329,19 @@ async def test_a_chart_is_zoomed_by_dragging_and_shown_whole_again(
     show_all = page.get_by_role("button", name="Show all").first
     await expect(show_all).to_be_visible()
     await show_all.click()
+
+    await expect(page.get_by_role("button", name="Show all")).to_have_count(0)
+
+
+async def test_a_chart_is_zoomed_by_touch(opened: Opened, tenant: Tenant, trained: Trained):
+    route = f"#/jobs/{trained['mgpo'].id}"
+    page = await opened(tenant.admin, route=route, viewport=PHONE, has_touch=True)
+    zoom = page.get_by_role("group", name="Zoom of Loss")
+    await expect(zoom.get_by_role("button", name="Zoom out")).to_be_disabled()
+
+    await zoom.get_by_role("button", name="Zoom in").tap()
+    await expect(page.get_by_role("button", name="Show all").first).to_be_visible()
+    await zoom.get_by_role("button", name="Zoom out").tap()
 
     await expect(page.get_by_role("button", name="Show all")).to_have_count(0)
 
@@ -335,18 +372,12 @@ async def step_after(page: Page, step: int, *, timeout_ms: int = PATIENCE_MS) ->
     return int(await page.evaluate(read))
 
 
-async def inked(page: Page) -> int:
-    """How many pixels of the first chart are drawn on."""
-    return int(
-        await page.evaluate(
-            """() => {
-                const canvas = document.querySelector('canvas');
-                const { data } = canvas.getContext('2d')
-                    .getImageData(0, 0, canvas.width, canvas.height);
-                return data.filter((value, index) => index % 4 === 3 && value > 0).length;
-            }"""
-        )
-    )
+def numbers(text: str) -> list[float]:
+    """The numbers that are written in a cell."""
+    return [
+        float(each.replace("−", "-"))
+        for each in re.findall(r"[+−]?\d+(?:\.\d+)?(?:e[+−]?\d+)?", text)
+    ]
 
 
 def points(http: httpx.Client, job: FineTuningJob) -> list[list[float]]:

@@ -80,9 +80,9 @@ export function ThemeChoice() {
     <label class="theme">
       <span class="unseen">Colours</span>
       <select value={theme} onChange={(event) => choose(event.currentTarget.value as Theme)}>
-        <option value="auto">Auto</option>
-        <option value="light">Light</option>
-        <option value="dark">Dark</option>
+        <option value="auto">Colours: auto</option>
+        <option value="light">Colours: light</option>
+        <option value="dark">Colours: dark</option>
       </select>
     </label>
   );

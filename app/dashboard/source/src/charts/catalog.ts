@@ -21,7 +21,7 @@ interface Known {
 
 const KNOWN: Known[] = [
   { id: "learning_rate", title: "Learning rate", names: [["learning_rate", "learning rate", 3]] },
-  { id: "grad_norm", title: "Gradient norm", names: [["grad_norm", "grad norm", 4]] },
+  { id: "grad_norm", title: "Gradient norm", names: [["grad_norm", "gradient norm", 4]] },
   {
     id: "perturbation",
     title: "Perturbation size",
@@ -74,7 +74,7 @@ function pairs(lines: Map<string, Line>, taken: Set<string>): PanelSpec[] {
     const [, side, of] = /^(train|valid)_(.+)$/.exec(name) ?? [null, "", name];
     const traces = groups.get(of!) ?? [];
     traces.push({
-      label: words(name),
+      label: phrase(name),
       line,
       hue: side === "valid" ? 2 : 1,
       kind: side === "valid" ? "points" : "curve",
@@ -84,9 +84,18 @@ function pairs(lines: Map<string, Line>, taken: Set<string>): PanelSpec[] {
   return [...groups].map(([of, traces]) => ({ id: of, title: words(of), traces, format: number }));
 }
 
-/** Name a metric for people. */
+/** Name a metric for people, as it stands within a sentence or a legend. */
+export function phrase(name: string): string {
+  if (name === "valid_loss") return "clean validation loss";
+  return name
+    .replace(/^valid_/, "validation ")
+    .replace(/^grad_/, "gradient ")
+    .replaceAll("_", " ")
+    .replace("mean token accuracy", "token accuracy");
+}
+
+/** Name a metric for people, as a title. */
 export function words(name: string): string {
-  if (name === "valid_loss") return "Clean validation loss";
-  const text = name.replaceAll("_", " ").replace("mean token accuracy", "token accuracy");
+  const text = phrase(name);
   return text.charAt(0).toUpperCase() + text.slice(1);
 }

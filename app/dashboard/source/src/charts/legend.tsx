@@ -18,8 +18,8 @@ export function Legend({ traces, drawing, row, format }: Props) {
       {traces.map((trace, index) => (
         <li key={trace.label}>
           <Swatch trace={trace} />
-          <span class="legend-label">{trace.label}</span>
-          <output>{valueAt(drawing, index, at, format)}</output>
+          <span class="legend-label">{drawing.names[index]}</span>
+          <b>{valueAt(drawing, index, at, format)}</b>
         </li>
       ))}
       <li class="legend-step">{row === null ? "" : `step ${whole(steps[row] ?? 0)}`}</li>

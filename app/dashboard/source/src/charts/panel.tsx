@@ -6,10 +6,10 @@ import type uPlot from "uplot";
 import { csv } from "../lib/csv";
 import { save, saveText } from "../lib/download";
 import { number, whole } from "../lib/format";
-import { last } from "../lib/series";
+import { type Line, last } from "../lib/series";
 import { useColours } from "../lib/theme";
 import { Legend } from "./legend";
-import { Plot, showAll } from "./plot";
+import { Plot, showAll, zoom } from "./plot";
 import { pngOf } from "./png";
 import { type Trace, draw } from "./traces";
 
@@ -42,16 +42,37 @@ export function Panel({
   const [row, setRow] = useState<number | null>(null);
   const [zoomed, setZoomed] = useState(false);
   const plot = useRef<uPlot | null>(null);
+  const pointed = useRef<number | null>(null); // a finger that presses a button points at no row
   const colours = useColours();
   const drawing = useMemo(() => draw(traces, weight, log), [traces, weight, log, colours]);
+  const point = (at: number | null) => {
+    setRow(at);
+    if (at !== null) pointed.current = at;
+  };
+  const closer = (factor: number) => plot.current && zoom(plot.current, together, factor, pointed.current);
   const png = () =>
-    plot.current && pngOf(plot.current, title, traces).then((image) => save(image, `${filename}.png`));
+    plot.current &&
+    pngOf(plot.current, title, traces, drawing.names).then((image) => save(image, `${filename}.png`));
   return (
     <figure class="panel">
       <figcaption class="panel-head">
         <h3>{title}</h3>
         <div class="tools">
           {tools}
+          <span class="zoom" role="group" aria-label={`Zoom of ${title}`}>
+            <button
+              type="button"
+              class="quiet"
+              aria-label="Zoom out"
+              disabled={!zoomed}
+              onClick={() => closer(2)}
+            >
+              −
+            </button>
+            <button type="button" class="quiet" aria-label="Zoom in" onClick={() => closer(0.5)}>
+              +
+            </button>
+          </span>
           {zoomed && (
             <button type="button" class="quiet" onClick={() => showAll(together)}>
               Show all
@@ -79,7 +100,7 @@ export function Panel({
         together={together}
         label={`Chart of ${title}. ${spoken(traces, format)}`}
         onPlot={(made) => (plot.current = made)}
-        onCursor={setRow}
+        onCursor={point}
         onZoom={setZoomed}
       />
       <Legend traces={traces} drawing={drawing} row={row} format={format} />
@@ -87,8 +108,17 @@ export function Panel({
   );
 }
 
+/** Write the values as they came, never the smoothed ones; a band as its low and high edges. */
 function table(traces: Trace[]): string {
-  return csv(new Map(traces.map((trace) => [trace.label, trace.line])));
+  return csv(new Map(traces.flatMap(({ label, line }) => columnsOf(label, line))));
+}
+
+function columnsOf(label: string, line: Line): [string, Line][] {
+  const { steps, low, high } = line;
+  const columns: [string, Line][] = [[label, line]];
+  if (low) columns.push([`${label}, low`, { steps, values: low }]);
+  if (high) columns.push([`${label}, high`, { steps, values: high }]);
+  return columns;
 }
 
 function spoken(traces: Trace[], format: (value: number) => string): string {

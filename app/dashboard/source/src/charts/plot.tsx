@@ -91,8 +91,8 @@ function steer(plot: uPlot, together: string, event: KeyboardEvent): void {
   const pace = Math.max(1, Math.round(rows / 100));
   if (event.key === "ArrowRight") point(plot, Math.min(row + pace, rows - 1));
   else if (event.key === "ArrowLeft") point(plot, Math.max(row < 0 ? rows - 1 : row - pace, 0));
-  else if (event.key === "+" || event.key === "=") zoom(plot, together, 0.5);
-  else if (event.key === "-") zoom(plot, together, 2);
+  else if (event.key === "+" || event.key === "=") zoom(plot, together, 0.5, plot.cursor.idx ?? null);
+  else if (event.key === "-") zoom(plot, together, 2, plot.cursor.idx ?? null);
   else if (event.key === "Escape") showAll(together);
   else return;
   event.preventDefault();
@@ -103,13 +103,14 @@ function point(plot: uPlot, row: number): void {
   plot.setCursor({ left, top: plot.over.clientHeight / 2 });
 }
 
-function zoom(plot: uPlot, together: string, factor: number): void {
+/** Show less of the steps, or more, around a row that is in view or else around the middle. */
+export function zoom(plot: uPlot, together: string, factor: number, row: number | null): void {
   const steps = plot.data[0];
   const seen = viewOf(plot);
   if (!seen) return;
   const { min, max } = seen;
-  const middle =
-    plot.cursor.idx === null || plot.cursor.idx === undefined ? (min + max) / 2 : steps[plot.cursor.idx]!;
+  const at = row === null ? undefined : steps[row];
+  const middle = at === undefined || at < min || at > max ? (min + max) / 2 : at;
   const [first, last] = [steps[0]!, steps[steps.length - 1]!];
   const view = {
     min: Math.max(first, middle - (middle - min) * factor),

@@ -26,11 +26,18 @@ export interface Drawing {
   data: uPlot.AlignedData;
   series: uPlot.Series[];
   bands: uPlot.Band[];
+  /** What the legend calls each trace: what is smoothed says so. */
+  names: string[];
   /** The index in `data` of what stands for each trace in the legend. */
   shown: number[];
 }
 
 export const SERIES_COLOURS = 8;
+
+/** The page's name for a hue; they come round again. */
+export function seriesName(hue: number): string {
+  return `--series-${((hue - 1) % SERIES_COLOURS) + 1}`;
+}
 
 export function draw(traces: Trace[], weight: number, log: boolean): Drawing {
   const columns = traces.flatMap((trace) => columnsOf(trace, weight));
@@ -40,6 +47,7 @@ export function draw(traces: Trace[], weight: number, log: boolean): Drawing {
     data: [steps, ...columns.map(({ line }) => aligned(line, rows, log))],
     series: [{ label: "step" }, ...columns.map(seriesOf)],
     bands: bandsOf(columns),
+    names: traces.map((trace) => (isSmoothed(trace, weight) ? `${trace.label}, smoothed` : trace.label)),
     shown: traces.map(
       (trace) => 1 + columns.findIndex((each) => each.trace === trace && each.role === "shown"),
     ),
@@ -47,7 +55,11 @@ export function draw(traces: Trace[], weight: number, log: boolean): Drawing {
 }
 
 export function hueOf(trace: Trace, opacity = 1): string {
-  return colour(`--series-${((trace.hue - 1) % SERIES_COLOURS) + 1}`, opacity);
+  return colour(seriesName(trace.hue), opacity);
+}
+
+function isSmoothed(trace: Trace, weight: number): boolean {
+  return trace.kind === "curve" && weight > 0;
 }
 
 function columnsOf(trace: Trace, weight: number): Column[] {
@@ -59,7 +71,7 @@ function columnsOf(trace: Trace, weight: number): Column[] {
     columns.push({ trace, role: "high", line: { steps: line.steps, values: line.high } });
     columns.push({ trace, role: "low", line: { steps: line.steps, values: line.low } });
   }
-  if (weight > 0) {
+  if (isSmoothed(trace, weight)) {
     if (!columns.length) columns.push({ trace, role: "raw", line });
     shown.line = { steps: line.steps, values: smooth(line.values, weight) };
   }

@@ -9,6 +9,8 @@ export interface Loaded<Out> {
 interface Options {
   /** Milliseconds between two looks; 0 looks once. */
   every?: number;
+  /** Whether what is shown stays while other inputs are loaded, as when a list grows. */
+  keep?: boolean;
 }
 
 const SLOWEST_MS = 30_000;
@@ -17,7 +19,7 @@ const SLOWEST_MS = 30_000;
 export function useLoaded<Out>(
   load: ((signal: AbortSignal) => Promise<Out>) | null,
   inputs: readonly unknown[],
-  { every = 0 }: Options = {},
+  { every = 0, keep = false }: Options = {},
 ): Loaded<Out> {
   const [state, setState] = useState<{ data?: Out; error?: unknown; of?: string }>({});
   const [again, setAgain] = useState(0);
@@ -37,7 +39,7 @@ export function useLoaded<Out>(
         wait = every;
       } catch (error) {
         if (stop.signal.aborted) return;
-        setState((before) => ({ ...(before.of === of ? before : {}), error, of }));
+        setState((before) => ({ ...(keep || before.of === of ? before : {}), error, of }));
         wait = Math.min(wait * 2, SLOWEST_MS);
       }
       if (every) timer = window.setTimeout(whenSeen, wait);
@@ -53,7 +55,7 @@ export function useLoaded<Out>(
     };
   }, [of, again, every, load === null]);
   const reload = useCallback(() => setAgain((times) => times + 1), []);
-  const fresh = state.of === of;
+  const fresh = keep || state.of === of;
   return { data: fresh ? state.data : undefined, error: fresh ? state.error : undefined, reload };
 }
 

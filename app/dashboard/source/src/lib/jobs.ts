@@ -15,8 +15,8 @@ const METHODS: Record<string, string> = {
   full: "Full",
 };
 
-export function isOver(job: Job): boolean {
-  return OVER.includes(job.status);
+export function isOver({ status }: { status: Status }): boolean {
+  return OVER.includes(status);
 }
 
 /** Name the method as the papers do: LoRA, LoRA-MGPO, DoRA-GGPO. */

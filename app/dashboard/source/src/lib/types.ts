@@ -249,6 +249,7 @@ export interface ComparedMethod {
     peak_memory_bytes: number | null;
     seconds_per_point: number | null;
   } | null;
+  sharpness: Record<string, Spread> | null;
   curve: { step: number; mean: number; low: number | null; high: number | null }[];
 }
 

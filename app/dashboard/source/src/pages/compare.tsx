@@ -3,7 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import { words } from "../charts/catalog";
 import { LossTools, useLossView } from "../charts/tools";
 import { Panel } from "../charts/panel";
-import type { Trace } from "../charts/traces";
+import { SERIES_COLOURS, type Trace } from "../charts/traces";
 import type { Api } from "../lib/api";
 import { bytes, number } from "../lib/format";
 import { useLoaded } from "../lib/hooks";
@@ -121,7 +121,7 @@ function tracesOf(compared: Compared[], metric: string): Trace[] {
         line,
         hue: index + 1,
         kind: few ? "points" : "curve",
-        ...(index >= 8 ? { dash: [6, 4] } : {}),
+        ...(index >= SERIES_COLOURS ? { dash: [6, 4] } : {}),
       },
     ];
   });

@@ -1,9 +1,12 @@
+import { useEffect, useState } from "preact/hooks";
+
 import { words } from "../charts/catalog";
 import { LogAxis, useLossView } from "../charts/tools";
 import { Panel } from "../charts/panel";
 import type { Trace } from "../charts/traces";
 import { bytes, count, duration, number, signed } from "../lib/format";
 import { useAction, useLoaded } from "../lib/hooks";
+import { isOver } from "../lib/jobs";
 import { href } from "../lib/router";
 import { useApi, useRefusal } from "../lib/session";
 import type { ComparedMethod, Comparison, Spread } from "../lib/types";
@@ -13,14 +16,20 @@ import { Loading, Page } from "../ui/page";
 import { Bar } from "../ui/progress";
 import { StatusBadge } from "../ui/status";
 
+const POLL_MS = 4000;
+
 /** Methods over several seeds: the mean curves with their bands, what they cost, and the verdict. */
 export function ComparisonPage({ id }: { id: string }) {
   const api = useApi();
+  const [polling, setPolling] = useState(true);
   const { data, error, reload } = useLoaded(
     (signal) => api.get<Comparison>(`/comparisons/${encodeURIComponent(id)}`, {}, signal),
     [id],
-    { every: 4000 },
+    { every: polling ? POLL_MS : 0 },
   );
+  useEffect(() => {
+    if (data) setPolling(data.status === "running" || !data.jobs.every(isOver));
+  }, [data]);
   if (!data)
     return (
       <Page title="Comparison">
@@ -133,8 +142,42 @@ function Curve({ methods }: { methods: ComparedMethod[] }) {
   );
 }
 
+type Column = [name: string, cell: (method: ComparedMethod) => string];
+
+const OUTCOME: Column[] = [
+  ["Seeds", ({ seeds }) => `${seeds.length}`],
+  ["Validation loss", ({ valid_loss }) => spread(valid_loss)],
+  [
+    "Against the first",
+    ({ against_first: found }) => (found ? signed(found.difference) + interval(found) : "–"),
+  ],
+  [
+    "p, corrected",
+    ({ against_first: found }) =>
+      found ? number(found.adjusted_p_value, 2) + (found.significant ? ", significant" : "") : "–",
+  ],
+];
+const COST: Column[] = [
+  ["Time", ({ cost }) => duration(cost?.seconds)],
+  ["GPU time", ({ cost }) => duration(cost?.gpu_seconds)],
+  ["Time for 0.01 of loss", ({ cost }) => seconds(cost?.seconds_per_point)],
+  ["Passes", ({ cost }) => number(cost?.forward_backward_passes)],
+  ["Peak memory", ({ cost }) => bytes(cost?.peak_memory_bytes)],
+];
+
 function Numbers({ methods }: { methods: ComparedMethod[] }) {
-  const metrics = [...new Set(methods.flatMap(({ metrics }) => Object.keys(metrics ?? {})))];
+  const columns = [
+    ...OUTCOME,
+    ...namesIn(methods, ({ metrics }) => metrics).map((name): Column => [
+      words(name),
+      ({ metrics }) => spread(metrics[name]),
+    ]),
+    ...namesIn(methods, ({ sharpness }) => sharpness).map((name): Column => [
+      `Sharpness, ${name}`,
+      ({ sharpness }) => spread(sharpness?.[name]),
+    ]),
+    ...COST,
+  ];
   return (
     <section class="card">
       <h2>Numbers</h2>
@@ -142,18 +185,7 @@ function Numbers({ methods }: { methods: ComparedMethod[] }) {
         <table class="matrix">
           <thead>
             <tr>
-              {[
-                "Method",
-                "Seeds",
-                "Validation loss",
-                "Against the first",
-                "p, corrected",
-                ...metrics.map(words),
-                "Time",
-                "GPU time",
-                "Passes",
-                "Peak memory",
-              ].map((name) => (
+              {["Method", ...columns.map(([name]) => name)].map((name) => (
                 <th key={name} scope="col">
                   {name}
                 </th>
@@ -161,31 +193,35 @@ function Numbers({ methods }: { methods: ComparedMethod[] }) {
             </tr>
           </thead>
           <tbody>
-            {methods.map(({ name, seeds, valid_loss, metrics: measured, against_first, cost }) => (
-              <tr key={name}>
-                <th scope="row">{name}</th>
-                <td>{seeds.length}</td>
-                <td>{spread(valid_loss)}</td>
-                <td>{against_first ? signed(against_first.difference) + interval(against_first) : "–"}</td>
-                <td>
-                  {against_first
-                    ? `${number(against_first.adjusted_p_value, 2)}${against_first.significant ? ", significant" : ""}`
-                    : "–"}
-                </td>
-                {metrics.map((metric) => (
-                  <td key={metric}>{spread(measured[metric])}</td>
+            {methods.map((method) => (
+              <tr key={method.name}>
+                <th scope="row">{method.name}</th>
+                {columns.map(([name, cell]) => (
+                  <td key={name}>{cell(method)}</td>
                 ))}
-                <td>{duration(cost?.seconds)}</td>
-                <td>{duration(cost?.gpu_seconds)}</td>
-                <td>{number(cost?.forward_backward_passes)}</td>
-                <td>{bytes(cost?.peak_memory_bytes)}</td>
               </tr>
             ))}
           </tbody>
         </table>
       </div>
+      <p class="hint">
+        Means over seeds, with their 95 % intervals. Sharpness is how much the loss rises in a ball around the
+        adapter; time for 0.01 of loss is what it takes to get that much below the base.
+      </p>
     </section>
   );
+}
+
+function namesIn(
+  methods: ComparedMethod[],
+  of: (method: ComparedMethod) => Record<string, Spread> | null,
+): string[] {
+  return [...new Set(methods.flatMap((method) => Object.keys(of(method) ?? {})))];
+}
+
+/** A duration that may be far below a second. */
+function seconds(value: number | null | undefined): string {
+  return value !== null && value !== undefined && value < 60 ? `${number(value, 3)} s` : duration(value);
 }
 
 function spread(value: Spread | null | undefined): string {
@@ -193,5 +229,5 @@ function spread(value: Spread | null | undefined): string {
 }
 
 function interval({ low, high }: { low: number | null; high: number | null }): string {
-  return low === null ? "" : ` (${number(low)} to ${number(high)})`;
+  return low === null || high === null ? "" : ` (${number(low)} to ${number(high)})`;
 }

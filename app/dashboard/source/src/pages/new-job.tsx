@@ -1,6 +1,7 @@
 import { useMemo, useState } from "preact/hooks";
 
 import { useAction, useLoaded, useSettled } from "../lib/hooks";
+import { nameOf } from "../lib/jobs";
 import { go } from "../lib/router";
 import { useApi, useRefusal } from "../lib/session";
 import type { Job } from "../lib/types";
@@ -33,7 +34,10 @@ export function NewJob({ clone, file, model }: Props) {
     [data, file, model],
   );
   return (
-    <Page title={clone ? "New job like another" : "New job"} above={<a href="#/jobs">Jobs</a>}>
+    <Page
+      title={clone ? `Clone of ${data ? nameOf(data) : "a job"}` : "New job"}
+      above={<a href="#/jobs">Jobs</a>}
+    >
       {refusal ? (
         <Notice kind="info" title="This key cannot submit">
           <p>{refusal}</p>

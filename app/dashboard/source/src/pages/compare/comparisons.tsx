@@ -1,17 +1,29 @@
+import { useEffect, useState } from "preact/hooks";
+
 import { ago } from "../../lib/format";
 import { useLoaded } from "../../lib/hooks";
+import { newest } from "../../lib/listing";
 import { href } from "../../lib/router";
 import { useApi } from "../../lib/session";
 import type { ComparisonSummary, Page } from "../../lib/types";
 import { Failure } from "../../ui/notice";
 
+const PAGE = 20;
+const POLL_MS = 5000;
+
 /** Comparisons over several seeds that were asked of the service. */
 export function Comparisons() {
   const api = useApi();
+  const [wanted, setWanted] = useState(PAGE);
+  const [polling, setPolling] = useState(true);
   const { data, error } = useLoaded(
-    (signal) => api.get<Page<ComparisonSummary>>("/comparisons", {}, signal),
-    [],
+    (signal) => newest(wanted, (query) => api.get<Page<ComparisonSummary>>("/comparisons", query, signal)),
+    [wanted],
+    { every: polling ? POLL_MS : 0, keep: true },
   );
+  useEffect(() => {
+    if (data) setPolling(data.data.some(({ status }) => status === "running"));
+  }, [data]);
   return (
     <section class="card">
       <h2>Comparisons over seeds</h2>
@@ -33,6 +45,13 @@ export function Comparisons() {
           </li>
         ))}
       </ul>
+      {data?.has_more && (
+        <p class="more">
+          <button type="button" onClick={() => setWanted(wanted + PAGE)}>
+            Load older comparisons
+          </button>
+        </p>
+      )}
     </section>
   );
 }

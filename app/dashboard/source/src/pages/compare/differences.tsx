@@ -1,3 +1,4 @@
+import { seriesName } from "../../charts/traces";
 import { saveText } from "../../lib/download";
 import { nameOf, shortId } from "../../lib/jobs";
 import { href } from "../../lib/router";
@@ -30,7 +31,7 @@ export function Differences({ compared }: { compared: Compared[] }) {
               </th>
               {compared.map(({ job }, index) => (
                 <th key={job.id} scope="col">
-                  <i class="dot" style={{ background: `var(--series-${(index % 8) + 1})` }} />
+                  <i class="dot" style={{ background: `var(${seriesName(index + 1)})` }} />
                   <a href={href(`/jobs/${job.id}`)}>{nameOf(job)}</a>{" "}
                   <span class="sub">{shortId(job.id)}</span> <StatusBadge status={job.status} />
                 </th>

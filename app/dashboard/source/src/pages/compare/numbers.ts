@@ -1,4 +1,5 @@
 // The numbers of compared jobs, ready for a table.
+import { phrase } from "../../charts/catalog";
 import { duration, number, signed, whole } from "../../lib/format";
 import { methodOf, settingsOf } from "../../lib/jobs";
 import { type Line, last, lowest } from "../../lib/series";
@@ -64,11 +65,7 @@ function taskMetrics(compared: Compared[]): Row[] {
   names.delete("valid_loss");
   return [...names]
     .filter((name) => name.startsWith("valid_"))
-    .map((name) =>
-      row(`Final ${name.replace("valid_", "").replaceAll("_", " ")}`, compared, ({ lines }) =>
-        number(last(lines.get(name))),
-      ),
-    );
+    .map((name) => row(`Final ${phrase(name)}`, compared, ({ lines }) => number(last(lines.get(name)))));
 }
 
 function runningTime(attempts: Attempt[]): number | null {

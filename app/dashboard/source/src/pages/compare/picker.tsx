@@ -3,9 +3,12 @@ import { useState } from "preact/hooks";
 import { ago } from "../../lib/format";
 import { useLoaded } from "../../lib/hooks";
 import { methodOf, nameOf, shortId } from "../../lib/jobs";
+import { newest } from "../../lib/listing";
 import { useApi } from "../../lib/session";
 import type { Job, Page } from "../../lib/types";
 import { Failure } from "../../ui/notice";
+
+const PAGE = 100;
 
 interface Props {
   picked: string[];
@@ -15,9 +18,11 @@ interface Props {
 export function Picker({ picked, onPick }: Props) {
   const api = useApi();
   const [words, setWords] = useState("");
+  const [wanted, setWanted] = useState(PAGE);
   const { data, error } = useLoaded(
-    (signal) => api.get<Page<Job>>("/fine_tuning/jobs", { limit: 100 }, signal),
-    [],
+    (signal) => newest(wanted, (query) => api.get<Page<Job>>("/fine_tuning/jobs", query, signal)),
+    [wanted],
+    { keep: true },
   );
   const shown =
     data?.data.filter((job) =>
@@ -57,6 +62,13 @@ export function Picker({ picked, onPick }: Props) {
       </ul>
       {data && !shown.length && (
         <p class="muted">{words ? "No job is like that." : "There is no job yet."}</p>
+      )}
+      {data?.has_more && (
+        <p class="more">
+          <button type="button" onClick={() => setWanted(wanted + PAGE)}>
+            Load older jobs
+          </button>
+        </p>
       )}
     </details>
   );

@@ -40,7 +40,16 @@ export function FileReportView({ id, model, validation }: Props) {
           </p>
         </Notice>
       ))}
-      {data && !data.findings.length && <Notice kind="good" title="Nothing doubtful was found" />}
+      {data && !data.findings.length && (
+        <Notice kind="good" title="Nothing doubtful was found">
+          {data.tokens?.max_length && (
+            <p>
+              No row is longer than {whole(data.tokens.max_length)} tokens, where this model cuts unless the
+              job’s max_length is lower.
+            </p>
+          )}
+        </Notice>
+      )}
     </div>
   );
 }
