@@ -61,6 +61,7 @@ async def trains(db: Database, job_id: str, *steps: int) -> None:
             "name": name,
             "step": step,
             "attempt": 1,
+            "seq": step,
             "value": step / 10,
             "ts": func.now(),
         }

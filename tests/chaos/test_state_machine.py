@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -31,7 +32,7 @@ from app.jobs.lease import Claim, Failure, LeaseLostError
 from app.jobs.schemas import CreateJob, ResourcesIn
 from app.jobs.spec import Finished, StepDone
 from app.jobs.states import SOURCES, JobStatus
-from app.settings import Settings
+from app.settings import ApiSettings
 from app.sweep import sweep_storage
 from tests.app.racing import Operation, SilentBell, commit, overtake
 from tests.app.records import make_file, make_organization, stream
@@ -79,7 +80,7 @@ class Basin:
 
     runner: asyncio.Runner
     db: Database
-    settings: Settings
+    settings: ApiSettings
 
     def run(self, operation: Operation) -> Any:
         return self.runner.run(commit(self.db, operation))
@@ -583,7 +584,12 @@ def check_blobs(known: dict[str, Known], rows: list[dict[str, Any]], *, strays: 
 @pytest.fixture(scope="module")
 def basin(own_url: str) -> Iterator[Basin]:
     """Durability is not in question here: commits do not wait for the disk."""
-    own = Settings(database_url=own_url, redis_url="redis://nowhere", hub_models="hub/tiny")
+    own = ApiSettings(
+        database_url=own_url,
+        redis_url="redis://nowhere",
+        hub_models="hub/tiny",
+        key_pepper=SecretStr("p" * 32),
+    )
     with asyncio.Runner() as runner:
         db = Database(f"{own_url}&options=-csynchronous_commit%3Doff")
         yield Basin(runner, db, own)
