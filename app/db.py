@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
+from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 Promise = Callable[[], None]
@@ -51,3 +53,8 @@ async def connected(url: str, *, pool_size: int = 2) -> AsyncIterator[Database]:
 def after_commit(tx: AsyncSession, promise: Promise) -> None:
     """Call `promise` once the transaction is committed; never, when it is not."""
     tx.info.setdefault(_PROMISES, []).append(promise)
+
+
+def from_now(*, days: int = 0, minutes: int = 0, seconds: float = 0) -> Any:
+    """Return the moment so long from now, or before it, by the database's clock."""
+    return func.now() + func.make_interval(0, 0, 0, days, 0, minutes, seconds)

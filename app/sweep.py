@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import delete, func, select, tuple_
+from sqlalchemy import delete, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import blobs
-from app.db import Database
+from app.db import Database, from_now
 from app.files import service as files
 from app.jobs import submissions
 from app.jobs.states import TERMINAL, JobStatus
@@ -81,7 +81,7 @@ async def _delete_resume_states(tx: AsyncSession, retention_days: int) -> int:
 
     The job is locked with them: a paused one is not resumed from what is being deleted.
     """
-    stale = ResumeState.created_at < func.now() - func.make_interval(0, 0, 0, retention_days)
+    stale = ResumeState.created_at < from_now(days=-retention_days)
     over = Job.status.in_(TERMINAL) | ((Job.status == JobStatus.PAUSED) & stale)
     some = (
         select(ResumeState.job_id, ResumeState.step)
@@ -101,5 +101,5 @@ async def _delete_resume_states(tx: AsyncSession, retention_days: int) -> int:
 
 
 async def _forget_workers(tx: AsyncSession) -> int:
-    silent = Worker.seen_at < func.now() - func.make_interval(0, 0, 0, WORKER_FORGOTTEN_DAYS)
+    silent = Worker.seen_at < from_now(days=-WORKER_FORGOTTEN_DAYS)
     return len(list(await tx.scalars(delete(Worker).where(silent).returning(Worker.id))))

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import audit, blobs
 from app.audit import Actor
 from app.blobs import StoredBytes
-from app.db import Database
+from app.db import Database, from_now
 from app.errors import FileInUse, FileTooLarge, InvalidFile, InvalidRequest, NotFound
 from app.files.rows import RowChecker
 from app.ids import new_id
@@ -132,18 +132,13 @@ async def add(
         sha256=stored.sha256,
         rows=rows,
         row_format=row_format,
-        expires_at=None if lifetime_s is None else after_now(lifetime_s),
+        expires_at=None if lifetime_s is None else from_now(seconds=lifetime_s),
         lint=lint,
     )
     tx.add(file)
     await tx.flush()
     await tx.refresh(file)
     return file
-
-
-def after_now(seconds: int) -> Any:
-    """Return the moment so many seconds from now, by the database's clock."""
-    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 async def get(
@@ -217,8 +212,7 @@ async def delete_expired(tx: AsyncSession, *, retention_days: int | None, limit:
     """
     over = File.expires_at < func.now()
     if retention_days is not None:
-        kept = func.make_interval(0, 0, 0, retention_days)
-        over |= File.created_at < func.now() - kept
+        over |= File.created_at < from_now(days=-retention_days)
     unread = ~_live_readers(File.id, File.organization_id).exists()
     some = select(File.id).where(over, unread).limit(limit)
     held = list(await tx.scalars(some.with_for_update(skip_locked=True)))

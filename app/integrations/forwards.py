@@ -3,11 +3,11 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.db import from_now
 from app.integrations.service import WANDB, Target
 from app.jobs import events
 from app.jobs.states import TERMINAL
@@ -72,7 +72,7 @@ async def claim(tx: AsyncSession, *, passing_over: Collection[str] = ()) -> Due 
     taken = await tx.execute(
         update(Forward)
         .where(Forward.job_id == found.job_id, Forward.target == found.target)
-        .values(attempt=Forward.attempt + 1, next_at=_in(HELD_S))
+        .values(attempt=Forward.attempt + 1, next_at=from_now(seconds=HELD_S))
         .returning(Forward)
     )
     return await _due(tx, taken.scalar_one())
@@ -95,7 +95,9 @@ async def settle(tx: AsyncSession, due: Due, *, url: str | None, error: str | No
         await _failed(tx, forward, error)
         return
     forward.failures = 0
-    forward.next_at = _in(0 if due.status is None and len(due.steps) > 1000 else EVERY_S)
+    forward.next_at = from_now(
+        seconds=0 if due.status is None and len(due.steps) > 1000 else EVERY_S
+    )
     forward.step = due.steps[-1][0] if due.steps else forward.step
     if due.status is not None:
         forward.state = "done"
@@ -109,8 +111,8 @@ async def _failed(tx: AsyncSession, forward: Forward, error: str) -> None:
     """Try again later, until a day after the job's end; say so once, not each time."""
     forward.failures += 1
     wait_s = min(EVERY_S * 2 ** min(forward.failures, 10), LONGEST_WAIT_S)
-    forward.next_at = _in(wait_s)
-    long_over = Job.finished_at < func.now() - _seconds(TRIED_FOR_S)
+    forward.next_at = from_now(seconds=wait_s)
+    long_over = Job.finished_at < from_now(seconds=-TRIED_FOR_S)
     over = await tx.scalar(select(Job.id).where(Job.id == forward.job_id, long_over))
     name = NAMES[forward.target]
     data = {"target": forward.target}
@@ -178,11 +180,3 @@ def _config(job: Job) -> Json:
         "seed": spec.get("seed"),
         **{part: spec[part] for part in ("training", "peft", "perturbation") if part in spec},
     }
-
-
-def _in(seconds: float) -> Any:
-    return func.now() + _seconds(seconds)
-
-
-def _seconds(seconds: float) -> Any:
-    return func.make_interval(0, 0, 0, 0, 0, 0, seconds)

@@ -4,13 +4,13 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import audit
 from app.audit import Actor
+from app.db import from_now
 from app.errors import InsufficientPermissions, InvalidApiKey, InvalidRequest, NotFound
 from app.ids import token
 from app.organizations import service as organizations
@@ -102,7 +102,7 @@ async def make(
         name=name,
         scope=scope,
         digest=digest(secret, pepper),
-        expires_at=None if expires_days is None else _after(days=expires_days),
+        expires_at=None if expires_days is None else from_now(days=expires_days),
     )
     tx.add(key)
     audit.record(
@@ -133,7 +133,7 @@ async def rotate(
     key.previous_digest, key.previous_until = None, None
     if grace_minutes:
         key.previous_digest = key.digest
-        key.previous_until = _after(minutes=grace_minutes)
+        key.previous_until = from_now(minutes=grace_minutes)
     key.digest = digest(secret, pepper)
     audit.record(tx, by, "key.rotated", key.id, {"grace_minutes": grace_minutes})
     await tx.flush()
@@ -213,8 +213,3 @@ async def _state(tx: AsyncSession, key: ApiKey) -> str:
     found = await tx.execute(select(STATE).where(ApiKey.id == key.id))
     state: str = found.scalar_one()
     return state
-
-
-def _after(*, days: int = 0, minutes: int = 0) -> Any:
-    """The moment so long from now, by the database's clock."""
-    return func.now() + func.make_interval(0, 0, 0, days, 0, minutes)

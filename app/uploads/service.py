@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import audit, blobs
 from app.audit import Actor
 from app.blobs import BlobGone
-from app.db import Database
+from app.db import Database, from_now
 from app.errors import FileTooLarge, InvalidFile, InvalidRequest, InvalidUploadState, NotFound
 from app.files import service as files
 from app.files.service import Label
@@ -62,7 +62,7 @@ async def create(
         purpose=asked.purpose,
         size_bytes=asked.size_bytes,
         file_lifetime_s=asked.file_lifetime_s,
-        expires_at=files.after_now(LIFETIME_S),
+        expires_at=from_now(seconds=LIFETIME_S),
     )
     tx.add(upload)
     await tx.flush()
@@ -195,7 +195,7 @@ def status_of(upload: Upload) -> Status:
 
 async def expire(tx: AsyncSession, *, limit: int) -> int:
     """End some uploads whose hour is long over and drop their parts; say how many."""
-    late = Upload.expires_at < files.after_now(-GRACE_S)
+    late = Upload.expires_at < from_now(seconds=-GRACE_S)
     some = select(Upload.id).where(Upload.status == "pending", late).limit(limit)
     held = list(await tx.scalars(some.with_for_update(skip_locked=True)))
     for upload_id in held:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import case, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.db import from_now
 from app.ids import new_id
 from app.jobs.states import JobStatus
 from app.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
@@ -72,7 +73,7 @@ async def tell(tx: AsyncSession, organization_id: str, job_id: str, status: JobS
                 event_id=event_id,
                 event_type=event_type,
                 body=body,
-                gives_up_at=_in(TRIED_FOR_S),
+                gives_up_at=from_now(seconds=TRIED_FOR_S),
             )
         )
     await tx.flush()
@@ -89,7 +90,7 @@ async def add_test(tx: AsyncSession, endpoint: WebhookEndpoint, event_type: str)
         event_type=event_type,
         body=body,
         attempts=1,
-        next_at=_in(HELD_S),
+        next_at=from_now(seconds=HELD_S),
         gives_up_at=func.now(),
     )
     tx.add(delivery)
@@ -130,7 +131,7 @@ async def claim(tx: AsyncSession, *, passing_over: Collection[str] = ()) -> Due 
     taken = await tx.scalar(
         update(WebhookDelivery)
         .where(WebhookDelivery.id == due.scalar_subquery(), WebhookDelivery.state == PENDING)
-        .values(attempts=WebhookDelivery.attempts + 1, next_at=_in(HELD_S))
+        .values(attempts=WebhookDelivery.attempts + 1, next_at=from_now(seconds=HELD_S))
         .returning(WebhookDelivery)
     )
     if taken is None:
@@ -153,7 +154,7 @@ async def settle(tx: AsyncSession, due: Due, result: Result, *, wait_s: float) -
     It is tried again in `wait_s` unless its time is over. None: another attempt is under way, or
     the message was given up meanwhile.
     """
-    over = func.now() + _seconds(wait_s) >= WebhookDelivery.gives_up_at
+    over = from_now(seconds=wait_s) >= WebhookDelivery.gives_up_at
     state: Any = case((over, GIVEN_UP), else_=PENDING)
     if result.taken:
         state = DELIVERED
@@ -166,7 +167,7 @@ async def settle(tx: AsyncSession, due: Due, result: Result, *, wait_s: float) -
             WebhookDelivery.attempts == due.attempt,
             WebhookDelivery.state == PENDING,
         )
-        .values(state=state, next_at=_in(wait_s))
+        .values(state=state, next_at=from_now(seconds=wait_s))
         .returning(WebhookDelivery.state)
     )
     became: str | None = settled.scalar()
@@ -201,7 +202,7 @@ async def disable(tx: AsyncSession, endpoint_id: str, why: str) -> None:
 
 async def forget(tx: AsyncSession, *, limit: int) -> int:
     """Delete some messages that were over a while ago, from the log too; say how many."""
-    long_ago = WebhookDelivery.created_at < func.now() - func.make_interval(0, 0, 0, KEPT_DAYS)
+    long_ago = WebhookDelivery.created_at < from_now(days=-KEPT_DAYS)
     some = select(WebhookDelivery.id).where(WebhookDelivery.state != PENDING, long_ago)
     held = list(await tx.scalars(some.limit(limit).with_for_update(skip_locked=True)))
     await tx.execute(delete(WebhookDelivery).where(WebhookDelivery.id.in_(held)))
@@ -217,11 +218,3 @@ async def _secrets(tx: AsyncSession, endpoint_id: str) -> tuple[bytes, ...]:
         WebhookEndpoint.id == endpoint_id
     )
     return tuple(secret for secret in (await tx.execute(query)).one() if secret is not None)
-
-
-def _in(seconds: float) -> Any:
-    return func.now() + _seconds(seconds)
-
-
-def _seconds(seconds: float) -> Any:
-    return func.make_interval(0, 0, 0, 0, 0, 0, seconds)

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import audit
 from app.audit import Actor
+from app.db import from_now
 from app.errors import InvalidRequest, NotFound
 from app.ids import new_id
 from app.paging import Page, cut
@@ -93,9 +94,7 @@ async def rotate(
     """Sign with a new secret from now on, and for a day with the old one too if that is asked."""
     secret = signing.new_secret()
     endpoint.previous_secret = endpoint.secret if keep_old else None
-    endpoint.previous_until = (
-        func.now() + func.make_interval(0, 0, 0, 0, GRACE_HOURS) if keep_old else None
-    )
+    endpoint.previous_until = from_now(minutes=GRACE_HOURS * 60) if keep_old else None
     endpoint.secret, endpoint.secret_hint = vault.seal(secret), signing.hint(secret)
     endpoint.updated_at = func.now()
     audit.record(tx, by, "webhook.rotated", endpoint.id, {"old_for_24_hours": keep_old})
