@@ -6,28 +6,25 @@ import signal
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Database
 from app.integrations import forwards
 from app.integrations.batch import Batch, Sent
 from app.integrations.forwards import Due
 from app.integrations.service import MLFLOW, WANDB
+from app.outgoing import Pace, send_forever
 from app.vault import SealBroken, Vault
 
 log = structlog.get_logger()
 
-POLL_S = 2.0
+PACE = Pace(poll_s=2, most_at_once=4, most_of_one=2)
 TIMEOUT_S = 150.0
-MOST_AT_ONCE = 4
-MOST_OF_ONE = 2  # organization
 SHOWN_CHARACTERS = 300
 # What a child inherits; of the service's own settings and secrets it gets none.
 INHERITED = (
@@ -56,23 +53,7 @@ class Forwarder:
 
     async def run_forever(self) -> None:
         """Send what is due, until cancelled; a database that is away is waited for."""
-        async with asyncio.TaskGroup() as group:
-            flying: dict[asyncio.Task[None], str] = {}
-            while True:
-                try:
-                    while due := await self._next(flying):
-                        flying[group.create_task(self._tend(due))] = due.organization_id
-                except SQLAlchemyError as error:
-                    log.warning("forwards.postponed", error=str(error))
-                await asyncio.sleep(POLL_S)
-                flying = {task: owner for task, owner in flying.items() if not task.done()}
-
-    async def _next(self, flying: dict[asyncio.Task[None], str]) -> Due | None:
-        if len(flying) >= MOST_AT_ONCE:
-            return None
-        busy = [owner for owner, count in Counter(flying.values()).items() if count >= MOST_OF_ONE]
-        async with self.db.transaction() as tx:
-            return await forwards.claim(tx, passing_over=busy)
+        await send_forever(self.db, forwards.claim, self._tend, PACE)
 
     async def _tend(self, due: Due) -> None:
         try:

@@ -1,28 +1,24 @@
 """Sends the messages of the outbox: any number of processes may, and none waits for another."""
 
-import asyncio
 import random
 import time
-from collections import Counter
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from app import egress
 from app.addresses import Inside
 from app.db import Database
 from app.egress import Unreachable
+from app.outgoing import Pace, send_forever
 from app.vault import SealBroken, Vault
 from app.webhooks import outbox, signing
 from app.webhooks.outbox import Due, Result
 
 log = structlog.get_logger()
 
-POLL_S = 1.0
+PACE = Pace(poll_s=1, most_at_once=32, most_of_one=8)  # who answers slowly holds up nobody else
 TIMEOUT_S = 15.0
-MOST_AT_ONCE = 32
-MOST_OF_ONE = 8  # organization: who answers slowly holds up nobody else
 FIRST_WAIT_S = 5.0
 LONGEST_WAIT_S = 3600.0
 KEPT_BYTES = 1024  # of an answer, in the log
@@ -38,16 +34,7 @@ class Sender:
 
     async def run_forever(self) -> None:
         """Send what is due, until cancelled; a database that is away is waited for."""
-        async with asyncio.TaskGroup() as group:
-            flying: dict[asyncio.Task[None], str] = {}
-            while True:
-                try:
-                    while due := await self._next(flying):
-                        flying[group.create_task(self._tend(due))] = due.organization_id
-                except SQLAlchemyError as error:
-                    log.warning("webhooks.postponed", error=str(error))
-                await asyncio.sleep(POLL_S)
-                flying = {task: owner for task, owner in flying.items() if not task.done()}
+        await send_forever(self.db, outbox.claim, self._tend, PACE)
 
     async def send(self, due: Due) -> Result:
         """Send one message once, with no transaction open meanwhile; write down how it went."""
@@ -63,13 +50,6 @@ class Sender:
             state=became,
         )
         return result
-
-    async def _next(self, flying: dict[asyncio.Task[None], str]) -> Due | None:
-        if len(flying) >= MOST_AT_ONCE:
-            return None
-        busy = [owner for owner, count in Counter(flying.values()).items() if count >= MOST_OF_ONE]
-        async with self.db.transaction() as tx:
-            return await outbox.claim(tx, passing_over=busy)
 
     async def _tend(self, due: Due) -> None:
         try:

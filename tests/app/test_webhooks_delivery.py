@@ -291,7 +291,7 @@ async def test_who_answers_slowly_holds_up_only_their_own(
         slow.going_on.clear()
         await hook(own, await make_organization(own), slow.url)
         slow_id = await run(own, "SELECT organization_id FROM webhook_endpoints")
-        for _ in range(sender.MOST_AT_ONCE + 1):
+        for _ in range(sender.PACE.most_at_once + 1):
             await tell(own, slow_id)
         await hook(own, organization_id, receiver.url)
         await tell(own, organization_id)
@@ -302,7 +302,7 @@ async def test_who_answers_slowly_holds_up_only_their_own(
         async with sending(own):
             await until(arrived)
 
-        assert len(slow.heard) <= sender.MOST_OF_ONE
+        assert len(slow.heard) <= sender.PACE.most_of_one
 
 
 async def test_no_transaction_is_held_while_it_is_sent(
