@@ -21,6 +21,7 @@ from app.ids import new_id
 from app.integrations import forwards
 from app.integrations import service as integrations
 from app.jobs import defaults, events, lease, queue, sources, submissions
+from app.jobs.buckets import buckets
 from app.jobs.compatible import check_asked, check_formats
 from app.jobs.defaults import Facts
 from app.jobs.events import EventType
@@ -41,6 +42,7 @@ from app.workers.service import Node
 
 log = structlog.get_logger()
 
+RAW, MINMAX = ("name", "step", "value"), ("name", "first", "low", "high", "mean")
 MAX_RAW_VALUES = 200_000  # of an answer with every value of a metric
 LOG_CHUNKS_A_PAGE = 100
 
@@ -407,9 +409,10 @@ async def metrics(
             .order_by(Metric.name, Metric.step)
         )
     else:
-        query = _bucketed(of_job, points)
+        query = buckets(of_job, points)
+    rows = (await tx.execute(query)).columns(*(RAW if points is None else MINMAX))
     found: dict[str, list[list[float | str]]] = {name: [] for name in names}
-    for name, step, *values in await tx.execute(query):
+    for name, step, *values in rows:
         found.setdefault(name, []).append([step, *map(number_out, values)])
     agg = "raw" if points is None else "minmax"
     return [Series(name=name, agg=agg, points=series) for name, series in sorted(found.items())]
@@ -423,30 +426,6 @@ async def _require_few(tx: AsyncSession, of_job: list[Any]) -> None:
             " names.",
             param="agg",
         )
-
-
-def _bucketed(of_job: list[Any], points: int) -> Any:
-    span = (
-        select(func.min(Metric.step).label("low"), (func.max(Metric.step) + 1).label("high"))
-        .where(*of_job)
-        .cte("span")
-        .prefix_with("MATERIALIZED")  # inlined, it would be computed again for every row
-    )
-    bucket = func.width_bucket(Metric.step, span.c.low, span.c.high, points)
-    return (
-        select(
-            Metric.name,
-            func.min(Metric.step),
-            func.min(Metric.value),
-            func.max(Metric.value),
-            func.avg(Metric.value),
-        )
-        .select_from(Metric)
-        .join(span, span.c.low.is_not(None))
-        .where(*of_job)
-        .group_by(Metric.name, bucket)
-        .order_by(Metric.name, bucket)
-    )
 
 
 async def _source(tx: AsyncSession, organization_id: str, body: CreateJob) -> PeftSpec | None:

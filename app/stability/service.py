@@ -1,12 +1,11 @@
 """Reads a job's curves and judges them."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.jobs import service as jobs
+from app.jobs.buckets import buckets
 from app.jobs.spec import TrainSpec
 from app.stability.curves import Point
 from app.stability.events import FEWEST_EVALUATIONS, FEWEST_STEPS, Finding, find
@@ -51,7 +50,9 @@ async def read(tx: AsyncSession, organization_id: str, job_id: str) -> Read:
     job = await jobs.get(tx, organization_id, job_id)
     curves: dict[str, list[Point]] = {name: [] for name in READ}
     evaluations = 0
-    for row in await tx.execute(_bucketed(job_id)):
+    # PostgreSQL sorts NaN above all, so a bucket's highest value shows it.
+    of_job = (Metric.job_id == job_id, Metric.name.in_(READ))
+    for row in await tx.execute(buckets(of_job, MOST_POINTS)):
         curves[row.name].append(Point(row.first, row.last, row.low, row.high, row.mean))
         evaluations += row.seen if row.name == VALID else 0
     return Read(job_id, TrainSpec.model_validate(job.spec), curves, evaluations)
@@ -67,36 +68,6 @@ def judge(read: Read) -> Report:
         clamped_share=curves[CLAMPED] if read.spec.perturbation.type == "mgpo" else (),
     )
     return Report(read, findings, _summary(read, findings))
-
-
-def _bucketed(job_id: str) -> Select[Any]:
-    """Select the curves in at most MOST_POINTS buckets; a shorter run has one for each step.
-
-    PostgreSQL sorts NaN above all, so a bucket's highest value shows it.
-    """
-    of_job = (Metric.job_id == job_id, Metric.name.in_(READ))
-    span = (
-        select(func.min(Metric.step).label("low"), (func.max(Metric.step) + 1).label("high"))
-        .where(*of_job)
-        .cte("span")
-        .prefix_with("MATERIALIZED")  # inlined, it would be computed again for every row
-    )
-    bucket = func.width_bucket(Metric.step, span.c.low, span.c.high, MOST_POINTS)
-    return (
-        select(
-            Metric.name,
-            func.min(Metric.step).label("first"),
-            func.max(Metric.step).label("last"),
-            func.min(Metric.value).label("low"),
-            func.max(Metric.value).label("high"),
-            func.avg(Metric.value).label("mean"),
-            func.count().label("seen"),
-        )
-        .join(span, span.c.low.is_not(None))
-        .where(*of_job)
-        .group_by(Metric.name, bucket)
-        .order_by(Metric.name, bucket)
-    )
 
 
 def _summary(read: Read, findings: list[Finding]) -> str:
