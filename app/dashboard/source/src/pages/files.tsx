@@ -11,6 +11,7 @@ import { Empty, Loading, Page } from "../ui/page";
 import { FileReportView } from "./files/report";
 import { UploadBox } from "./files/upload-box";
 import { DownloadButton } from "./job/actions";
+import { Rows } from "../ui/rows";
 
 export function Files() {
   const api = useApi();
@@ -39,24 +40,11 @@ export function Files() {
 
 function Table({ files, onChange }: { files: StoredFile[]; onChange: () => void }) {
   return (
-    <table class="rows">
-      <thead>
-        <tr>
-          <th scope="col">File</th>
-          <th scope="col">Rows</th>
-          <th scope="col">Size</th>
-          <th scope="col">Uploaded</th>
-          <th scope="col">
-            <span class="unseen">Actions</span>
-          </th>
-        </tr>
-      </thead>
-      <tbody>
-        {files.map((file) => (
-          <Row key={file.id} file={file} onChange={onChange} />
-        ))}
-      </tbody>
-    </table>
+    <Rows columns={["File", "Rows", "Size", "Uploaded"]} last="Actions">
+      {files.map((file) => (
+        <Row key={file.id} file={file} onChange={onChange} />
+      ))}
+    </Rows>
   );
 }
 

@@ -1,18 +1,16 @@
 import { moment } from "../lib/format";
-import { useAction, useLoaded } from "../lib/hooks";
+import { useAction } from "../lib/hooks";
+import { isBase, useModels } from "../lib/models";
 import { href } from "../lib/router";
 import { useApi, useRefusal, useSession } from "../lib/session";
 import type { Model } from "../lib/types";
 import { ConfirmButton, CopyButton } from "../ui/buttons";
 import { Failure } from "../ui/notice";
 import { Empty, Loading, Page } from "../ui/page";
+import { Rows } from "../ui/rows";
 
 export function Models() {
-  const api = useApi();
-  const { data, error, reload } = useLoaded(
-    (signal) => api.get<{ data: Model[] }>("/models", {}, signal),
-    [],
-  );
+  const { data, error, reload } = useModels();
   const bases = data?.data.filter(isBase) ?? [];
   const tuned = data?.data.filter((model) => !isBase(model)) ?? [];
   return (
@@ -48,29 +46,13 @@ export function Models() {
   );
 }
 
-export function isBase(model: Model): boolean {
-  return model.owned_by === "operator";
-}
-
 function Table({ models, onChange }: { models: Model[]; onChange: () => void }) {
   return (
-    <table class="rows">
-      <thead>
-        <tr>
-          <th scope="col">Model</th>
-          <th scope="col">Task</th>
-          <th scope="col">Since</th>
-          <th scope="col">
-            <span class="unseen">Actions</span>
-          </th>
-        </tr>
-      </thead>
-      <tbody>
-        {models.map((model) => (
-          <Row key={model.id} model={model} onChange={onChange} />
-        ))}
-      </tbody>
-    </table>
+    <Rows columns={["Model", "Task", "Since"]} last="Actions">
+      {models.map((model) => (
+        <Row key={model.id} model={model} onChange={onChange} />
+      ))}
+    </Rows>
   );
 }
 

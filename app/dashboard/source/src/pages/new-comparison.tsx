@@ -1,10 +1,11 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 
 import { count } from "../lib/format";
-import { useAction, useLoaded } from "../lib/hooks";
+import { useAction } from "../lib/hooks";
+import { useModels } from "../lib/models";
 import { go } from "../lib/router";
 import { useApi, useRefusal } from "../lib/session";
-import type { Comparison, Fields, Model } from "../lib/types";
+import type { Comparison, Fields } from "../lib/types";
 import { Button } from "../ui/buttons";
 import { TextField } from "../ui/field";
 import { Failure, Notice } from "../ui/notice";
@@ -72,8 +73,7 @@ interface ModelProps {
 }
 
 function ModelStep({ draft, change, wrong }: ModelProps) {
-  const api = useApi();
-  const { data, error } = useLoaded((signal) => api.get<{ data: Model[] }>("/models", {}, signal), []);
+  const { data, error } = useModels();
   return (
     <fieldset class="card">
       <legend>2. Model</legend>

@@ -5,6 +5,7 @@ import { useApi } from "../../lib/session";
 import type { Checkpoint, Job, Page } from "../../lib/types";
 import { Failure } from "../../ui/notice";
 import { DownloadButton } from "./actions";
+import { Rows } from "../../ui/rows";
 
 export function Checkpoints({ job }: { job: Job }) {
   const api = useApi();
@@ -21,37 +22,25 @@ export function Checkpoints({ job }: { job: Job }) {
         <p class="muted">None yet: one is kept every {`${job.training.checkpoint_steps}`} steps.</p>
       )}
       {!!data?.data.length && (
-        <table class="rows compact">
-          <thead>
-            <tr>
-              <th scope="col">Step</th>
-              <th scope="col">Validation loss</th>
-              <th scope="col">Saved</th>
-              <th scope="col">
-                <span class="unseen">Download</span>
-              </th>
+        <Rows columns={["Step", "Validation loss", "Saved"]} last="Download" compact>
+          {data.data.map((each) => (
+            <tr key={each.id}>
+              <th scope="row">{each.step_number}</th>
+              <td data-label="Validation loss">
+                {number(each.metrics.full_valid_loss ?? each.metrics.valid_loss)}
+              </td>
+              <td data-label="Saved">{ago(each.created_at)}</td>
+              <td class="end">
+                <DownloadButton
+                  path={`/fine_tuning/jobs/${job.id}/checkpoints/${each.id}/adapter`}
+                  filename={`${job.id}-step-${each.step_number}.tar`}
+                  words="Adapter"
+                  label={`Download the adapter of step ${each.step_number}`}
+                />
+              </td>
             </tr>
-          </thead>
-          <tbody>
-            {data.data.map((each) => (
-              <tr key={each.id}>
-                <th scope="row">{each.step_number}</th>
-                <td data-label="Validation loss">
-                  {number(each.metrics.full_valid_loss ?? each.metrics.valid_loss)}
-                </td>
-                <td data-label="Saved">{ago(each.created_at)}</td>
-                <td class="end">
-                  <DownloadButton
-                    path={`/fine_tuning/jobs/${job.id}/checkpoints/${each.id}/adapter`}
-                    filename={`${job.id}-step-${each.step_number}.tar`}
-                    words="Adapter"
-                    label={`Download the adapter of step ${each.step_number}`}
-                  />
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
+          ))}
+        </Rows>
       )}
     </section>
   );

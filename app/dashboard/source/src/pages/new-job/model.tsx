@@ -1,14 +1,11 @@
-import { useLoaded } from "../../lib/hooks";
-import { useApi } from "../../lib/session";
+import { isBase, useModels } from "../../lib/models";
 import type { Model } from "../../lib/types";
 import { SelectField, TextField } from "../../ui/field";
 import { Failure } from "../../ui/notice";
-import { isBase } from "../models";
 import { type StepProps, type Wrong, errorAt } from "./draft";
 
 export function ModelStep({ draft, change, wrong }: StepProps) {
-  const api = useApi();
-  const { data, error } = useLoaded((signal) => api.get<{ data: Model[] }>("/models", {}, signal), []);
+  const { data, error } = useModels();
   const tuned = (data?.data ?? []).filter((model) => !isBase(model));
   const goOn = (from: string) => change({ peft: from ? { from } : { method: "lora" } });
   return (

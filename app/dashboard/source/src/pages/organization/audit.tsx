@@ -5,6 +5,7 @@ import { useLoaded } from "../../lib/hooks";
 import { useApi } from "../../lib/session";
 import type { AuditLog, Page } from "../../lib/types";
 import { Failure } from "../../ui/notice";
+import { Rows } from "../../ui/rows";
 
 /** Who changed what, newest first. */
 export function AuditLogView() {
@@ -18,36 +19,26 @@ export function AuditLogView() {
     <section class="card">
       <h2>Audit log</h2>
       <Failure error={error} doing="The audit log cannot be read" />
-      <table class="rows compact">
-        <thead>
-          <tr>
-            <th scope="col">When</th>
-            <th scope="col">What</th>
-            <th scope="col">To</th>
-            <th scope="col">By</th>
+      <Rows columns={["When", "What", "To", "By"]} compact>
+        {data?.data.map((each) => (
+          <tr key={each.id}>
+            <td data-label="When">{moment(each.effective_at)}</td>
+            <td data-label="What">{each.type}</td>
+            <td data-label="To">
+              <code>{each.target}</code>
+            </td>
+            <td data-label="By">
+              {each.actor.api_key ? (
+                <>
+                  key <code>{each.actor.api_key.id}</code>
+                </>
+              ) : (
+                "the operator"
+              )}
+            </td>
           </tr>
-        </thead>
-        <tbody>
-          {data?.data.map((each) => (
-            <tr key={each.id}>
-              <td data-label="When">{moment(each.effective_at)}</td>
-              <td data-label="What">{each.type}</td>
-              <td data-label="To">
-                <code>{each.target}</code>
-              </td>
-              <td data-label="By">
-                {each.actor.api_key ? (
-                  <>
-                    key <code>{each.actor.api_key.id}</code>
-                  </>
-                ) : (
-                  "the operator"
-                )}
-              </td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
+        ))}
+      </Rows>
       {data?.has_more && limit < 100 && (
         <button type="button" class="quiet" onClick={() => setLimit(100)}>
           Show more

@@ -8,6 +8,7 @@ import { Button, ConfirmButton } from "../../ui/buttons";
 import { Code } from "../../ui/code";
 import { SelectField, TextField } from "../../ui/field";
 import { Failure, Notice } from "../../ui/notice";
+import { Rows } from "../../ui/rows";
 
 type Secret = Key & { key: string };
 
@@ -48,25 +49,11 @@ interface TableProps {
 
 function Table({ keys, onSecret, onChange }: TableProps) {
   return (
-    <table class="rows">
-      <thead>
-        <tr>
-          <th scope="col">Key</th>
-          <th scope="col">Scope</th>
-          <th scope="col">State</th>
-          <th scope="col">Made</th>
-          <th scope="col">Ends</th>
-          <th scope="col">
-            <span class="unseen">Actions</span>
-          </th>
-        </tr>
-      </thead>
-      <tbody>
-        {keys.map((key) => (
-          <Row key={key.id} row={key} onSecret={onSecret} onChange={onChange} />
-        ))}
-      </tbody>
-    </table>
+    <Rows columns={["Key", "Scope", "State", "Made", "Ends"]} last="Actions">
+      {keys.map((key) => (
+        <Row key={key.id} row={key} onSecret={onSecret} onChange={onChange} />
+      ))}
+    </Rows>
   );
 }
 
