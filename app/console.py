@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -10,6 +10,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from app import up
 from app.embedded import ServiceError, find_services
@@ -48,6 +50,25 @@ def settings_of(data: Path, kind: type[Needed]) -> Needed:
 def print_json(document: object) -> None:
     """Print the one result of a command for a program."""
     print(json.dumps(document, ensure_ascii=False, default=str), flush=True)
+
+
+def say_rows(columns: Sequence[str], rows: Iterable[Sequence[str]], *, as_json: bool) -> None:
+    """Print rows as a table, or as a list of objects."""
+    if as_json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    out.print(table)
+
+
+def say_secret(name: str, secret: str, *, as_json: bool) -> None:
+    """Print a secret that is shown this once."""
+    if as_json:
+        print_json({name: secret})
+    else:
+        print(secret)
 
 
 @contextmanager

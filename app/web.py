@@ -13,6 +13,7 @@ from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
 from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -37,6 +38,7 @@ from app.errors import (
     Unavailable,
 )
 from app.ids import new_id
+from app.jobs.submissions import Request as Submission
 from app.keys import service as keys
 from app.observe import Observed
 from app.rates import Buckets
@@ -143,6 +145,11 @@ class Repeat:
 
     idempotency_key: str | None
     again: bool
+
+    def submission(self, by: keys.Caller, body: BaseModel) -> Submission:
+        """Return the request with what it asks for."""
+        asked = body.model_dump_json(by_alias=True)
+        return Submission(by, asked, idempotency_key=self.idempotency_key, again=self.again)
 
 
 def _repeat(

@@ -21,12 +21,7 @@ router = APIRouter(prefix="/v1/comparisons", tags=["comparisons"])
 
 def _submission(body: CreateComparison, caller: Writer, sent: MayRepeat) -> Submitted:
     """Name the request, so that a client that sends it again is told of the first comparison."""
-    return Submitted(
-        by=caller,
-        body=body.model_dump_json(by_alias=True),
-        idempotency_key=sent.idempotency_key,
-        again=sent.again,
-    )
+    return sent.submission(caller, body)
 
 
 @router.post("", response_model=ComparisonOut)

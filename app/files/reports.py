@@ -70,8 +70,13 @@ async def warnings(
     Rows that are too long are left to the run, which counts all of them.
     """
     kept = await _kept(tx, train, valid, base)
-    findings = (kept or train.lint or {}).get("findings", ())
-    return [each for each in findings if each["severity"] == "warn" and each["code"] not in BY_RUN]
+    return [each for each in doubtful(kept or train.lint) if each["code"] not in BY_RUN]
+
+
+def doubtful(found: Json | None) -> list[Json]:
+    """Return the warnings of a report, or of what was seen when a file was uploaded."""
+    findings = (found or {}).get("findings", ())
+    return [each for each in findings if each["severity"] == "warn"]
 
 
 @asynccontextmanager

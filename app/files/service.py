@@ -75,23 +75,10 @@ async def upload(
         told = label()
         check_purpose(told.purpose)
         check_filename(told.filename)
-        training = told.purpose == TRAINING_PURPOSE
-        if training:
+        if told.purpose == TRAINING_PURPOSE:
             _raise_problems(checker.finish())
         async with db.transaction() as tx:
-            file = await add(
-                tx,
-                by.organization_id,
-                stored,
-                filename=told.filename,
-                purpose=told.purpose or "",
-                rows=checker.rows if training else None,
-                row_format=checker.format if training else None,
-                lifetime_s=told.lifetime_s,
-                lint=checker.lint.as_json() if training else None,
-                stored_already=stored_already,
-            )
-            audit.record(tx, by, "file.uploaded", file.id, {"bytes": file.size_bytes})
+            file = await _label(tx, by, stored, told, checker, stored_already=stored_already)
             if adopt is not None:
                 await adopt(tx, file)
             return file
@@ -99,6 +86,33 @@ async def upload(
         async with db.transaction() as tx:
             await blobs.give_up(tx, stored.blob_id)
         raise
+
+
+async def _label(
+    tx: AsyncSession,
+    by: Actor,
+    stored: StoredBytes,
+    told: Label,
+    checker: RowChecker,
+    *,
+    stored_already: bool,
+) -> File:
+    """Add what was uploaded under its label, with what its rows are when it is to train on."""
+    training = told.purpose == TRAINING_PURPOSE
+    file = await add(
+        tx,
+        by.organization_id,
+        stored,
+        filename=told.filename,
+        purpose=told.purpose or "",
+        rows=checker.rows if training else None,
+        row_format=checker.format if training else None,
+        lifetime_s=told.lifetime_s,
+        lint=checker.lint.as_json() if training else None,
+        stored_already=stored_already,
+    )
+    audit.record(tx, by, "file.uploaded", file.id, {"bytes": file.size_bytes})
+    return file
 
 
 async def add(

@@ -81,12 +81,7 @@ def _metadata(request: Request) -> dict[str, str]:
 
 def _submission(body: CreateJob, caller: Writer, sent: MayRepeat) -> Submitted:
     """Name the request, so that a client that sends it again is told of the first job."""
-    return Submitted(
-        by=caller,
-        body=body.model_dump_json(by_alias=True),
-        idempotency_key=sent.idempotency_key,
-        again=sent.again,
-    )
+    return sent.submission(caller, body)
 
 
 @router.post("", response_model=JobOut | EstimateOut)

@@ -97,10 +97,11 @@ async def create(
     forwards.begin(tx, job, asked.targets)
     events.add(tx, job_id, "Created fine-tuning job")
     await tx.flush()
-    doubtful = await reports.warnings(tx, asked.train, asked.valid, asked.base)
-    _tell(tx, job_id, doubtful, of="training file", file_id=asked.train.id)
+    warned = await reports.warnings(tx, asked.train, asked.valid, asked.base)
+    _tell(tx, job_id, warned, of="training file", file_id=asked.train.id)
     if asked.valid is not None:
-        _tell(tx, job_id, _lint(asked.valid), of="validation file", file_id=asked.valid.id)
+        warned = reports.doubtful(asked.valid.lint)
+        _tell(tx, job_id, warned, of="validation file", file_id=asked.valid.id)
     await tx.flush()
     await tx.refresh(job)
     after_commit(tx, partial(bell.wake, job_id))
@@ -458,12 +459,6 @@ def _tell(
         data = {"code": found["code"], "file": file_id, "lines": found["lines"]}
         message = f"The {of}, {found['count']} times: {found['message']}"
         events.add(tx, job_id, message, level="warn", data=data)
-
-
-def _lint(file: File) -> list[Json]:
-    """Return what was doubtful in a file when it was uploaded."""
-    findings = (file.lint or {}).get("findings", ())
-    return [found for found in findings if found["severity"] == "warn"]
 
 
 def _data(train: File, valid: File | None) -> DataSpec:

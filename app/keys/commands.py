@@ -4,11 +4,19 @@ import asyncio
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from app.audit import Actor
-from app.console import DEFAULT_DATA, AsJson, Data, out, print_json, refusals, settings_of
+from app.console import (
+    DEFAULT_DATA,
+    AsJson,
+    Data,
+    out,
+    print_json,
+    refusals,
+    say_rows,
+    say_secret,
+    settings_of,
+)
 from app.db import connected
 from app.keys import service
 from app.keys.service import Scope
@@ -38,20 +46,14 @@ def create_key(
     """Make a key and print it; it is shown this once."""
     settings = settings_of(data, ApiSettings)
     key = asyncio.run(_create(settings, org=org, name=name, scope=scope, expires_days=expires_days))
-    _say_key(key, as_json=as_json)
+    say_secret("key", key, as_json=as_json)
 
 
 @app.command("list")
 def list_keys(*, as_json: AsJson = False, data: Data = DEFAULT_DATA) -> None:
     """List keys, without their secrets."""
     rows = asyncio.run(_rows(settings_of(data, Settings)))
-    if as_json:
-        print_json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
-        return
-    table = Table(*COLUMNS)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    out.print(table)
+    say_rows(COLUMNS, rows, as_json=as_json)
 
 
 @app.command("rotate")
@@ -64,7 +66,7 @@ def rotate_key(
     """
     with refusals():
         key = asyncio.run(_rotate(settings_of(data, ApiSettings), key_id, grace_minutes))
-    _say_key(key, as_json=as_json)
+    say_secret("key", key, as_json=as_json)
 
 
 @app.command("revoke")
@@ -76,13 +78,6 @@ def revoke_key(key_id: str, *, as_json: AsJson = False, data: Data = DEFAULT_DAT
         print_json({"id": key_id, "revoked": True})
     else:
         out.print(f"{key_id} revoked")
-
-
-def _say_key(key: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"key": key})
-    else:
-        print(key)
 
 
 async def _create(

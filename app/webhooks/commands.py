@@ -10,7 +10,17 @@ from rich.table import Table
 
 from app import egress
 from app.audit import Actor
-from app.console import DEFAULT_DATA, AsJson, Data, out, print_json, refusals, settings_of
+from app.console import (
+    DEFAULT_DATA,
+    AsJson,
+    Data,
+    out,
+    print_json,
+    refusals,
+    say_rows,
+    say_secret,
+    settings_of,
+)
 from app.db import connected
 from app.egress import Unreachable
 from app.organizations import service as organizations
@@ -50,20 +60,14 @@ def create_endpoint(
     settings = settings_of(data, ApiSettings)
     with refusals():
         made = asyncio.run(_create(settings, org, name=name, url=url, event_types=event_types))
-    _say_secret(made, as_json=as_json)
+    say_secret("secret", made, as_json=as_json)
 
 
 @app.command("list")
 def list_endpoints(*, as_json: AsJson = False, data: Data = DEFAULT_DATA) -> None:
     """List endpoints, without their secrets."""
     rows = asyncio.run(_rows(settings_of(data, Settings)))
-    if as_json:
-        print_json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
-        return
-    table = Table(*COLUMNS)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    out.print(table)
+    say_rows(COLUMNS, rows, as_json=as_json)
 
 
 @app.command("deliveries")
@@ -117,7 +121,7 @@ def rotate_secret(
     with refusals():
         settings = settings_of(data, ApiSettings)
         secret = asyncio.run(_rotate(settings, endpoint_id, keep_old=keep_old))
-    _say_secret(secret, as_json=as_json)
+    say_secret("secret", secret, as_json=as_json)
 
 
 @app.command("delete")
@@ -131,13 +135,6 @@ def delete_endpoint(
         print_json({"id": endpoint_id, "deleted": True})
     else:
         out.print(f"{endpoint_id} deleted")
-
-
-def _say_secret(secret: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"secret": secret})
-    else:
-        print(secret)
 
 
 def _tried(logged: Logged) -> list[str]:
