@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from app.files.doubts import OVERLAP, imbalance
 from app.files.lint import FIRST_LINES, Finding, Lint, Tally
 from app.files.parse import Row
 from app.files.rows import RowChecker, RowFormat
@@ -20,7 +21,6 @@ MOST_LENGTHS = 512  # different ones that are kept
 MOST_LABELS = 1000
 LONGEST_LABEL = 100
 SHOWN_LABELS = 20
-IMBALANCE = 10  # of the most frequent label over the rarest
 
 
 class Survey:
@@ -179,16 +179,12 @@ def _labels(survey: Survey) -> Iterator[Finding]:
     counts = survey.labels.most_common()
     if not counts:
         return
-    (most, many), (least, few) = counts[0], counts[-1]
+    most, many = counts[0]
     if len(counts) == 1:
         message = f"Every row has the label {most!r}; a classifier needs at least two."
         yield Finding("one_label", "error", many, [], message)
-    elif many >= IMBALANCE * few:
-        message = (
-            f"The label {most!r} stands on {many} rows and {least!r} on {few}: a model may learn to"
-            " say the former always. Add rows of the latter, and look at F1 beside the accuracy."
-        )
-        yield Finding("label_imbalance", "warn", many, [], message)
+    elif (uneven := imbalance(counts)) is not None:
+        yield Finding("label_imbalance", "warn", many, [], uneven)
     valid = survey.validation
     if valid is not None and len(counts) < MOST_LABELS:
         unknown = {
@@ -203,9 +199,4 @@ def _labels(survey: Survey) -> Iterator[Finding]:
 
 
 def _overlap(survey: Survey) -> Iterator[Finding]:
-    yield from survey.overlap.finding(
-        "validation_overlap",
-        "warn",
-        "Rows that stand in the validation file, too: what is measured there was partly learned by"
-        " heart. Remove them from one of the two.",
-    )
+    yield from survey.overlap.finding("validation_overlap", "warn", OVERLAP)

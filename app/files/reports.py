@@ -20,7 +20,6 @@ from app.tables import File, FileReport, Json
 
 AT_ONCE = asyncio.Semaphore(2)  # a report takes a core and about 120 MiB
 WAIT_S = 30.0  # for a turn
-BY_RUN = ("rows_truncated", "rows_dropped")  # what the trainer tells by itself
 _own_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
@@ -60,23 +59,6 @@ async def get(
         async with db.transaction() as tx:
             await _keep(tx, made, train, valid, base)
     return made
-
-
-async def warnings(
-    tx: AsyncSession, train: File, valid: File | None, base: BaseModel
-) -> list[Json]:
-    """Return what is doubtful in a training file: by a report if one was made, else by its upload.
-
-    Rows that are too long are left to the run, which counts all of them.
-    """
-    kept = await _kept(tx, train, valid, base)
-    return [each for each in doubtful(kept or train.lint) if each["code"] not in BY_RUN]
-
-
-def doubtful(found: Json | None) -> list[Json]:
-    """Return the warnings of a report, or of what was seen when a file was uploaded."""
-    findings = (found or {}).get("findings", ())
-    return [each for each in findings if each["severity"] == "warn"]
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """Jobs as their owner sees them: submit, look, cancel."""
 
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,6 @@ from app.blobs import StoredBytes
 from app.broker import Bell
 from app.db import Database, after_commit
 from app.errors import InvalidJobState, InvalidRequest, NotFound, NotReady
-from app.files import reports
 from app.files import service as files
 from app.ids import new_id
 from app.integrations import forwards
@@ -36,7 +35,7 @@ from app.organizations import quotas
 from app.paging import Page, cut
 from app.permissions.service import readable_by
 from app.settings import ApiSettings
-from app.tables import Attempt, Checkpoint, File, Job, JobEvent, Json, LogChunk, Metric
+from app.tables import Attempt, Checkpoint, File, Job, JobEvent, LogChunk, Metric
 from app.workers import service as workers
 from app.workers.service import Node
 
@@ -97,11 +96,9 @@ async def create(
     forwards.begin(tx, job, asked.targets)
     events.add(tx, job_id, "Created fine-tuning job")
     await tx.flush()
-    warned = await reports.warnings(tx, asked.train, asked.valid, asked.base)
-    _tell(tx, job_id, warned, of="training file", file_id=asked.train.id)
+    _tell_lint(tx, job_id, asked.train, of="training file")
     if asked.valid is not None:
-        warned = reports.doubtful(asked.valid.lint)
-        _tell(tx, job_id, warned, of="validation file", file_id=asked.valid.id)
+        _tell_lint(tx, job_id, asked.valid, of="validation file")
     await tx.flush()
     await tx.refresh(job)
     after_commit(tx, partial(bell.wake, job_id))
@@ -451,14 +448,13 @@ async def _training_file(
     return file
 
 
-def _tell(
-    tx: AsyncSession, job_id: str, warnings: Iterable[Json], *, of: str, file_id: str
-) -> None:
-    """Say what is doubtful in a file."""
-    for found in warnings:
-        data = {"code": found["code"], "file": file_id, "lines": found["lines"]}
-        message = f"The {of}, {found['count']} times: {found['message']}"
-        events.add(tx, job_id, message, level="warn", data=data)
+def _tell_lint(tx: AsyncSession, job_id: str, file: File, *, of: str) -> None:
+    """Say what was doubtful in a file when it was uploaded."""
+    for found in (file.lint or {}).get("findings", ()):
+        if found["severity"] == "warn":
+            data = {"code": found["code"], "file": file.id, "lines": found["lines"]}
+            message = f"The {of}, {found['count']} times: {found['message']}"
+            events.add(tx, job_id, message, level="warn", data=data)
 
 
 def _data(train: File, valid: File | None) -> DataSpec:

@@ -118,20 +118,6 @@ def test_rows_that_are_in_both_files_are_counted(http: httpx.Client):
     assert (overlap["count"], overlap["lines"]) == (12, [1, 2, 3, 4, 5])
 
 
-def test_what_a_report_warned_of_is_among_the_events_of_the_job(http: httpx.Client):
-    train, valid = uploaded(http, jsonl(20)), uploaded(http, jsonl(12))
-    body = {"model": "tiny-llama", "training_file": train, "validation_file": valid}
-    asked = {"model": "tiny-llama", "validation_file": valid}
-    http.get(f"/files/{train}/report", params=asked)
-
-    job_id = http.post("/fine_tuning/jobs", json=body).json()["id"]
-
-    events = http.get(f"/fine_tuning/jobs/{job_id}/events").json()["data"]
-    (warned,) = (event for event in events if event["level"] == "warn")
-    assert warned["data"]["code"] == "validation_overlap" and warned["data"]["file"] == train
-    assert warned["message"].startswith("The training file, 12 times: ")
-
-
 async def test_a_report_is_kept_and_ends_with_its_file(http: httpx.Client, db: Database):
     file_id = uploaded(http, jsonl(20))
     asked = f"/files/{file_id}/report"

@@ -19,6 +19,7 @@ from worker.trainer import model as models
 from worker.trainer.best import Best
 from worker.trainer.card import write_card
 from worker.trainer.data import Encoded
+from worker.trainer.doubts import doubts
 from worker.trainer.heads import Head
 from worker.trainer.labels import check_same, write_labels
 from worker.trainer.methods import Attached
@@ -178,6 +179,8 @@ def _load(
     if run.valid.exists():
         valid = tasks.encode(head, run.valid, tokenizer, max_length=limit)
         _warn(run, "validation", valid, limit=limit)
+    for code, message in () if run.quiet else doubts(run, head):
+        run.append_event(Warned(at=time.time(), code=code, message=message))
     collate = tasks.collator(head.task, tokenizer, base)
     if base.config.get_text_config().pad_token_id is None:
         base.config.get_text_config().pad_token_id = tokenizer.pad_token_id

@@ -210,6 +210,18 @@ def test_max_steps_ends_a_run_in_the_middle_of_an_epoch(base: Path, tmp_path: Pa
     assert of_type(run, Finished)[0].step == 2
 
 
+def test_rows_of_both_files_are_counted_in_a_warning(base: Path, tmp_path: Path):
+    rows = [chat_row(n) for n in range(24)]
+    held_out = [chat_row(n) for n in (3, 5, 99)]
+    run = make_run(tmp_path / "run", base, rows=rows, valid=held_out, training={"max_steps": 1})
+
+    train_here(run)
+
+    (warned,) = of_type(run, Warned)
+    assert warned.code == "validation_overlap"
+    assert warned.message.startswith("The training file, 2 times: ")
+
+
 def test_cut_rows_are_counted_in_a_warning(base: Path, tmp_path: Path):
     rows = [*[chat_row(n) for n in range(23)], {"prompt": "p", "completion": "c" * 400}]
     run = train_here(make_run(tmp_path / "run", base, rows=rows, training={"max_steps": 1}))

@@ -186,13 +186,25 @@ def test_pairs_of_texts_and_string_labels_are_classified(models_dir: Path, tmp_p
     assert "id2label={0: 'kind 0', 1: 'kind 1'}" in (run.adapter / "README.md").read_text()
 
 
+def test_labels_out_of_balance_are_told_in_a_warning(models_dir: Path, tmp_path: Path):
+    rows = [{"text": f"text {n}", "label": int(n < 2)} for n in range(24)]
+    run = run_of("classification", models_dir, tmp_path / "run", rows=rows)
+
+    train_here(run)
+
+    (warned,) = of_type(run, Warned)
+    assert warned.code == "label_imbalance"
+    assert "'0' stands on 22 rows and '1' on 2" in warned.message
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_cut_rows_keep_their_special_tokens_and_are_counted(
     task: str, models_dir: Path, tmp_path: Path
 ):
     key = "prompt" if task == "seq2seq" else "text"
     rows = [*TASKS[task][1], TASKS[task][1][0] | {key: "long " * 40}]
-    run = run_of(task, models_dir, tmp_path / "run", rows=rows, training={"max_length": 32})
+    cut = {"rows": rows, "valid": (), "training": {"max_length": 32}}
+    run = run_of(task, models_dir, tmp_path / "run", **cut)
 
     train_here(run)
 
