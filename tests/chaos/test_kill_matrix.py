@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from app.broker import Bell, make_celery
@@ -39,6 +40,33 @@ def kill_run(cluster: Cluster, job_id: str) -> None:
         kill(process)
 
 
+def hold(cluster: Cluster, worker: Worker, job_id: str, *, after_step: int) -> None:
+    """Stop a run once it took a step: on a fast machine it would be over before what comes next."""
+    wait_until(lambda: steps_taken(worker, job_id) >= after_step, timeout_s=120)
+    cluster.signal_run(job_id, signal.SIGSTOP)
+
+
+def let_go(cluster: Cluster, job_id: str) -> None:
+    cluster.signal_run(job_id, signal.SIGCONT)
+
+
+def steps_taken(worker: Worker, job_id: str) -> int:
+    """The optimizer steps that the newest attempt has told its folder of."""
+    run = run_dir(worker, job_id)
+    if run is None:
+        return 0
+    events = parse_events(LineTail(run.events).read())
+    return sum(isinstance(event, StepDone) for event in events)
+
+
+def is_asked_to_stop(process: psutil.Process) -> bool:
+    """Whether SIGTERM waits for a process that is held: /proc/[pid]/status of proc(5)."""
+    status = dict(
+        line.split(":\t") for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    )
+    return bool(int(status["ShdPnd"], 16) & 1 << signal.SIGTERM - 1)
+
+
 # the trainer
 
 
@@ -67,10 +95,10 @@ def wait_for(cluster: Cluster, worker: Worker, job_id: str, moment: str) -> None
     if moment == "before the first step":
         wait_until(lambda: bool(cluster.run_of(job_id)), timeout_s=60)
     elif moment == "while saving":
-        cluster.wait_for_step(job_id, 1)
+        wait_until(lambda: steps_taken(worker, job_id) >= 1, timeout_s=120)
         wait_until(lambda: is_saving(run_dir(worker, job_id)), timeout_s=60)
     else:
-        cluster.wait_for_step(job_id, STEPS // 3)
+        hold(cluster, worker, job_id, after_step=STEPS // 3)
 
 
 def is_saving(run: RunDir | None) -> bool:
@@ -113,7 +141,7 @@ def stored_steps(cluster: Cluster, job_id: str) -> int:
 def test_the_worker_alone_is_killed_and_its_run_ends_with_it(cluster: Cluster, undisturbed: str):
     worker = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    cluster.wait_for_step(job_id, STEPS // 3)
+    hold(cluster, worker, job_id, after_step=STEPS // 3)
 
     worker.process.kill()
     assert within(10, lambda: not cluster.run_of(job_id))
@@ -151,9 +179,10 @@ def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_more(
 ):
     frozen = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    cluster.wait_for_step(job_id, STEPS // 4)
+    hold(cluster, frozen, job_id, after_step=STEPS // 4)
 
     freeze(frozen.process)
+    let_go(cluster, job_id)
     cluster.expire(job_id)
     cluster.start_worker()
     wait_until(lambda: len(cluster.attempts(job_id)) == 2, timeout_s=60)
@@ -170,9 +199,11 @@ def test_a_worker_shuts_down_in_the_middle_and_another_carries_on(
 ):
     first = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    cluster.wait_for_step(job_id, STEPS // 4)
+    hold(cluster, first, job_id, after_step=STEPS // 4)
 
     first.process.terminate()
+    wait_until(lambda: any(map(is_asked_to_stop, cluster.run_of(job_id))), timeout_s=60)
+    let_go(cluster, job_id)
     first.process.wait(60)
     left = cluster.run_of(job_id)
     cluster.start_worker()
@@ -209,14 +240,13 @@ def test_the_api_is_killed(cluster: Cluster, undisturbed: str):
 def test_postgresql_is_killed_and_comes_back(cluster: Cluster, undisturbed: str):
     worker = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    cluster.wait_for_step(job_id, STEPS // 4)
-    cluster.signal_run(job_id, signal.SIGSTOP)  # it must not be over before PostgreSQL is away
+    hold(cluster, worker, job_id, after_step=STEPS // 4)
 
     cluster.kill_server("postgres")
     with cluster.http as http:
         refused = http.get(f"/fine_tuning/jobs/{job_id}")
     taken = steps_taken(worker, job_id)
-    cluster.signal_run(job_id, signal.SIGCONT)
+    let_go(cluster, job_id)
     trains_on = within(30, lambda: steps_taken(worker, job_id) > taken)
     cluster.start_postgres()
     cluster.wait(job_id)
@@ -227,20 +257,11 @@ def test_postgresql_is_killed_and_comes_back(cluster: Cluster, undisturbed: str)
     assert len(cluster.attempts(job_id)) == 1
 
 
-def steps_taken(worker: Worker, job_id: str) -> int:
-    """The optimizer steps that the newest attempt has told its folder of."""
-    run = run_dir(worker, job_id)
-    assert run is not None
-    events = parse_events(LineTail(run.events).read())
-    return sum(isinstance(event, StepDone) for event in events)
-
-
 @slow
 def test_postgresql_is_away_for_longer_than_a_lease(cluster: Cluster, undisturbed: str):
-    cluster.start_worker()
+    worker = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    cluster.wait_for_step(job_id, STEPS // 4)
-    cluster.signal_run(job_id, signal.SIGSTOP)  # it must not be over before the lease is
+    hold(cluster, worker, job_id, after_step=STEPS // 4)
 
     cluster.kill_server("postgres")
     ended = within(60, lambda: not cluster.run_of(job_id))
@@ -254,10 +275,9 @@ def test_postgresql_is_away_for_longer_than_a_lease(cluster: Cluster, undisturbe
 
 @slow
 def test_postgresql_hangs_for_longer_than_a_lease(cluster: Cluster, undisturbed: str):
-    cluster.start_worker()
+    worker = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    cluster.wait_for_step(job_id, STEPS // 4)
-    cluster.signal_run(job_id, signal.SIGSTOP)  # it must not be over before the lease is
+    hold(cluster, worker, job_id, after_step=STEPS // 4)
 
     cluster.signal_server("postgres", signal.SIGSTOP)
     ended = within(60, lambda: not cluster.run_of(job_id))
@@ -361,11 +381,12 @@ def ended_attempts(cluster: Cluster, job_id: str) -> int:
 def test_the_databases_clock_jumps_past_the_lease(cluster: Cluster, undisturbed: str):
     worker = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    cluster.wait_for_step(job_id, STEPS // 4)
+    hold(cluster, worker, job_id, after_step=STEPS // 4)
 
     # The same to a lease: the clock it is measured by is far past it. Its worker is frozen for the
     # moment, so that it is the sweep that sees it first.
     freeze(worker.process)
+    let_go(cluster, job_id)
     cluster.expire(job_id)
     sweeps = [
         subprocess.Popen(
