@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import matplotlib as mpl
 
+from bench.result import markdown_row
 from bench.study import Result
 
 mpl.use("Agg")
@@ -26,13 +27,13 @@ K = TypeVar("K")
 def table(results: Sequence[Result], *, cost: bool = True) -> str:
     """Return a Markdown table, a row for each method and setting; times are against plain LoRA."""
     head = (*HEAD, *COST) if cost else HEAD
-    lines = [_line(head), _line(["---"] * len(head))]
+    lines = [markdown_row(head), markdown_row(["---"] * len(head))]
     for (r, rate), group in sorted(by(results, lambda each: setting(each)).items()):
         methods = by(group, lambda each: each.trial.method)
         plain = statistics.median(each.seconds for each in methods.get(PLAIN, group))
         for method, runs in methods.items():
             cells = [method, str(r) if r else "", f"{rate:g}", *_quality(runs)]
-            lines.append(_line([*cells, *_cost(runs, plain)] if cost else cells))
+            lines.append(markdown_row([*cells, *_cost(runs, plain)] if cost else cells))
     return "\n".join(lines) + "\n"
 
 
@@ -114,7 +115,3 @@ def by(results: Iterable[Result], key: Callable[[Result], K]) -> dict[K, list[Re
     for result in results:
         groups.setdefault(key(result), []).append(result)
     return groups
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
