@@ -20,6 +20,10 @@ class Actor:
     ip: str | None = None
     request_id: str | None = None
 
+    def within(self, organization_id: str) -> "Actor":
+        """Return the same one, acting in an organization that may be another."""
+        return Actor(organization_id, self.key_id, self.ip, self.request_id)
+
 
 def record(
     tx: AsyncSession, actor: Actor, action: str, target: str, data: Json | None = None

@@ -24,6 +24,7 @@ from app.listen import listening
 from app.metrics import Metrics
 from app.models import routes as models
 from app.observe import is_quiet
+from app.organizations import operation
 from app.organizations import routes as organizations
 from app.permissions import routes as permissions
 from app.previews import routes as previews
@@ -91,7 +92,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     limits.install(app, timeout_s=settings.client_timeout_s)
     web.install(app)
-    tenants = (organizations, keys, webhooks, integrations)
+    tenants = (organizations, operation, keys, webhooks, integrations)
     tuning = (jobs, stability, comparisons, permissions, graders)
     for part in (files, uploads, *tuning, models, previews, workers, *tenants, health, metrics):
         app.include_router(part.router)

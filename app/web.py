@@ -139,6 +139,11 @@ async def _admin(caller: Annotated[keys.Caller, Depends(_caller)]) -> keys.Calle
     return caller
 
 
+async def _operator(caller: Annotated[keys.Caller, Depends(_caller)]) -> keys.Caller:
+    caller.require(keys.Scope.OPERATOR)
+    return caller
+
+
 @dataclass(frozen=True)
 class Repeat:
     """What names a request that may come twice; `again` says that the client sends it anew."""
@@ -190,10 +195,12 @@ STREAM = Depends(_hold_stream)
 WATCHER = Depends(_hold_watcher)
 # scope="function": the commit is done before the response leaves.
 Tx = Annotated[AsyncSession, Depends(_transaction, scope="function")]
-# Who asks, and what their key must allow: to look, to change something, to administer.
+# Who asks, and what their key must allow: to look, to change something, to administer,
+# to operate: to administer every organization.
 Caller = Annotated[keys.Caller, Depends(_caller)]
 Writer = Annotated[keys.Caller, Depends(_writer)]
 Admin = Annotated[keys.Caller, Depends(_admin)]
+Operator = Annotated[keys.Caller, Depends(_operator)]
 Limit = Annotated[int, Query(ge=0, le=100, description="How many at most.")]
 After = Annotated[str | None, Query(description="The last id of the page before.")]
 MayRepeat = Annotated[Repeat, Depends(_repeat)]

@@ -37,7 +37,11 @@ def create_key(
     org: Annotated[str, typer.Option(help="The organization the key is for.")] = "default",
     name: Annotated[str, typer.Option(help="What the key is called in lists.")] = "unnamed",
     scope: Annotated[
-        Scope, typer.Option(help="read looks, write submits too, admin manages keys too.")
+        Scope,
+        typer.Option(
+            help="read looks, write submits too, admin manages keys too, operator every"
+            " organization."
+        ),
     ] = Scope.WRITE,
     expires_days: ExpiresDays = None,
     as_json: AsJson = False,

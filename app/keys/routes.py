@@ -15,6 +15,7 @@ from app.keys.schemas import (
     secret_key_out,
     self_out,
 )
+from app.keys.service import Scope
 from app.organizations import service as organizations
 from app.paging import ListOut, list_out
 from app.web import Admin, Caller, Config, Tx
@@ -64,6 +65,7 @@ async def rotate_key(
 ) -> SecretKeyOut:
     """Give a key a new secret at once, shown this once; the old one may be good for a grace."""
     key = await service.get(tx, key_id, organization_id=caller.organization_id)
+    caller.require(Scope(key.scope))  # the new secret would be theirs
     made = await service.rotate(
         tx,
         key,
@@ -78,5 +80,6 @@ async def rotate_key(
 async def revoke_key(key_id: str, tx: Tx, caller: Admin) -> RevokedOut:
     """Make a key useless at once; also the one that asks, which cannot take it back."""
     key = await service.get(tx, key_id, organization_id=caller.organization_id)
+    caller.require(Scope(key.scope))
     await service.revoke(tx, key, caller)
     return RevokedOut(id=key_id, object="organization.key", deleted=True)

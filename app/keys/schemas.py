@@ -18,9 +18,8 @@ class CreateKey(Asked):
     )
 
     name: str = Field(min_length=1, max_length=256, pattern=NO_CONTROL)
-    scope: Scope = Field(
+    scope: Literal[Scope.READ, Scope.WRITE, Scope.ADMIN] = Field(
         default=Scope.WRITE,
-        strict=False,  # JSON has strings alone
         description="read looks, write submits too, admin manages keys too.",
     )
     expires_days: int | None = Field(default=None, ge=1, le=3650)

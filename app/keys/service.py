@@ -27,11 +27,15 @@ STATE = case((ApiKey.revoked_at.is_not(None), "revoked"), (_EXPIRED, "expired"),
 
 
 class Scope(StrEnum):
-    """What a key may do; each includes those before it."""
+    """What a key may do; each includes those before it.
+
+    An operator's key reaches every organization: only the command line makes one.
+    """
 
     READ = "read"
     WRITE = "write"
     ADMIN = "admin"
+    OPERATOR = "operator"
 
     def includes(self, needed: "Scope") -> bool:
         """Say whether a key of this scope may do what needs the other."""
@@ -49,9 +53,14 @@ class Caller(Actor):
     def require(self, needed: Scope) -> None:
         """Let pass a key that may do this.
 
+        What only an operator may is not there for others, as another tenant's things are not.
+
         Raises:
             InsufficientPermissions: it may not.
+            NotFound: it may not, and this is the operator's.
         """
+        if needed is Scope.OPERATOR and self.scope is not needed:
+            raise NotFound("There is nothing here for this key.")
         if not self.scope.includes(needed):
             raise InsufficientPermissions(
                 f"This needs a key with the scope {needed.value!r}; {self.key_id} has"

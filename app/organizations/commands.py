@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from app.audit import Actor
 from app.console import DEFAULT_DATA, AsJson, Data, out, print_json, refusals, settings_of
 from app.db import connected
 from app.organizations import quotas, service
@@ -143,5 +144,5 @@ async def _set(
 ) -> tuple[Organization, Used]:
     async with connected(settings.database_url) as db, db.transaction() as tx:
         organization = await service.named(tx, name)
-        await service.set_limits(tx, organization, limits)
+        await service.set_limits(tx, organization, limits, Actor(organization.id))
         return organization, await quotas.used(tx, organization.id)

@@ -19,6 +19,13 @@ from app.paging import ListOut, list_out
 from app.web import Admin, After, Caller, Limit, Tx
 
 router = APIRouter(prefix="/v1/organization", tags=["organization"])
+InMonth = Annotated[
+    str | None,
+    Query(
+        description="Such as 2026-11; this one by default.",
+        json_schema_extra={"pattern": f"^{MONTH}$"},
+    ),
+]
 
 
 @router.get("/limits", response_model=LimitsOut)
@@ -32,13 +39,7 @@ async def get_limits(tx: Tx, caller: Admin) -> LimitsOut:
 async def get_usage(
     tx: Tx,
     caller: Caller,
-    month: Annotated[
-        str | None,
-        Query(
-            description="Such as 2026-11; this one by default.",
-            json_schema_extra={"pattern": f"^{MONTH}$"},
-        ),
-    ] = None,
+    month: InMonth = None,
 ) -> UsageOut:
     """Show what your organization used in a month."""
     asked = None if month is None else Month.named(month)

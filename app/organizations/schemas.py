@@ -1,13 +1,16 @@
 """Organizations on the wire."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.organizations.quotas import Used
 from app.organizations.usage import Report
 from app.paging import Listed
+from app.schemas import NO_CONTROL, Asked
 from app.tables import AuditEvent, Organization
+
+Most = Annotated[int | None, Field(ge=0, lt=1 << 62)]
 
 
 class UsedOut(BaseModel):
@@ -33,6 +36,36 @@ class LimitsOut(BaseModel):
     max_stored_bytes: int | None
     used: UsedOut
     resets_at: int
+
+
+class CreateOrganization(Asked):
+    """A tenant."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"name": "acme"}})
+
+    name: str = Field(min_length=1, max_length=256, pattern=NO_CONTROL)
+
+
+class SetLimits(Asked):
+    """What an organization may use: what is left out stays, and null lifts a limit."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"max_running": 2, "gpu_seconds_per_month": 360_000}},
+    )
+
+    max_running: Most = None
+    max_queued: Most = None
+    gpu_seconds_per_month: Most = None
+    max_stored_bytes: Most = None
+
+
+class OrganizationOut(Listed):
+    """A tenant, with what it may use and what it uses."""
+
+    object: Literal["organization"]
+    name: str
+    created_at: int
+    limits: LimitsOut
 
 
 class UsageOut(BaseModel):
@@ -124,4 +157,15 @@ def limits_out(organization: Organization, used: Used) -> LimitsOut:
             stored_bytes=used.stored_bytes,
         ),
         resets_at=int(used.resets_at.timestamp()),
+    )
+
+
+def organization_out(organization: Organization, used: Used) -> OrganizationOut:
+    """Show an organization on the wire, to its operator."""
+    return OrganizationOut(
+        id=organization.id,
+        object="organization",
+        name=organization.name,
+        created_at=int(organization.created_at.timestamp()),
+        limits=limits_out(organization, used),
     )

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 
 from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import audit
 from app.audit import Actor
-from app.errors import NotFound
+from app.errors import InvalidRequest, NotFound
 from app.ids import new_id
+from app.paging import Page, cut
 from app.tables import Organization
 
 
@@ -24,10 +26,31 @@ async def get_or_make(tx: AsyncSession, name: str) -> Organization:
     return organization
 
 
+async def make(tx: AsyncSession, name: str, by: Actor) -> Organization:
+    """Make an organization.
+
+    Raises:
+        InvalidRequest: there is one of that name.
+    """
+    insertion = insert(Organization).values(id=new_id("org-"), name=name).on_conflict_do_nothing()
+    organization = (await tx.scalars(insertion.returning(Organization))).one_or_none()
+    if organization is None:
+        raise InvalidRequest(f"There is an organization {name} already.", param="name")
+    audit.record(tx, by, "organization.created", organization.id, {"name": name})
+    return organization
+
+
 async def get(tx: AsyncSession, organization_id: str) -> Organization:
-    """Return an organization that is there."""
+    """Return an organization.
+
+    Raises:
+        NotFound: there is none of that id.
+    """
     query = select(Organization).where(Organization.id == organization_id)
-    return (await tx.execute(query)).scalar_one()
+    found = (await tx.execute(query)).scalar_one_or_none()
+    if found is None:
+        raise NotFound(f"No organization {organization_id}.", param="organization_id")
+    return found
 
 
 async def named(tx: AsyncSession, name: str) -> Organization:
@@ -48,11 +71,20 @@ async def list_all(tx: AsyncSession) -> list[Organization]:
     return list(await tx.scalars(select(Organization).order_by(Organization.name)))
 
 
+async def list_page(tx: AsyncSession, *, after: str | None, limit: int) -> Page[Organization]:
+    """Return a page of all organizations, by id."""
+    query = select(Organization).order_by(Organization.id)
+    if after is not None:
+        query = query.where(Organization.id > after)
+    return cut(list(await tx.scalars(query.limit(limit + 1))), limit)
+
+
 async def set_limits(
-    tx: AsyncSession, organization: Organization, limits: Mapping[str, int | None]
+    tx: AsyncSession, organization: Organization, limits: Mapping[str, int | None], by: Actor
 ) -> None:
-    """Change the limits that are named, by their columns, as the operator; None lifts one."""
+    """Change the limits that are named, by their columns; None lifts one."""
     for column, most in limits.items():
         setattr(organization, column, most)
-    audit.record(tx, Actor(organization.id), "limits.changed", organization.id, dict(limits))
+    actor = by.within(organization.id)
+    audit.record(tx, actor, "limits.changed", organization.id, dict(limits))
     await tx.flush()

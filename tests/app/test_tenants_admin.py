@@ -21,6 +21,7 @@ from tests.conftest import Api, environment
 from tests.factories import jsonl
 from tests.receiver import RECEIVER_HOST
 
+ALL = "/organizations"
 KEYS, AUDIT, USAGE = "/organization/keys", "/organization/audit_logs", "/organization/usage"
 
 # What is written down for each route that changes something.
@@ -47,6 +48,10 @@ ACTIONS = {
     "POST /v1/organization/keys": "key.created",
     "POST /v1/organization/keys/{key_id}/rotate": "key.rotated",
     "DELETE /v1/organization/keys/{key_id:key}": "key.revoked",
+    "POST /v1/organizations": "organization.created",
+    "POST /v1/organizations/{organization_id}/limits": "limits.changed",
+    "POST /v1/organizations/{organization_id}/keys": "key.created",
+    "DELETE /v1/organizations/{organization_id}/keys/{key_id}": "key.revoked",
     "PUT /v1/organization/integrations/wandb": "integration.stored",
     "DELETE /v1/organization/integrations/wandb": "integration.deleted",
     "POST /v1/webhook_endpoints": "webhook.created",
@@ -73,6 +78,13 @@ def admin(api: Api, key: str) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture
+def operator(api: Api, org: str) -> Iterator[httpx.Client]:
+    """Whose key may do all that there is to do."""
+    with api.http(api.key(org, Scope.OPERATOR)) as client:
+        yield client
+
+
 def upload(http: httpx.Client) -> str:
     file = {"file": ("train.jsonl", jsonl(10))}
     return http.post("/files", files=file, data={"purpose": "fine-tune"}).json()["id"]
@@ -96,8 +108,19 @@ def change_everything(api: Api, http: httpx.Client) -> list[tuple[str, str]]:
     told += [(f"comparison.{verb}", compared) for verb in ("created", "cancelled")]
     told += [("file.deleted", file_id)]
     told += [(f"key.{verb}", key_id) for verb in ("created", "rotated", "revoked")]
-    told += change_webhooks(http) + change_integrations(http)
+    told += change_webhooks(http) + change_integrations(http) + operate(api, http)
     return told + change_a_model(api, http, job) + change_uploads(http) + try_a_model(api, http)
+
+
+def operate(api: Api, by: httpx.Client) -> list[tuple[str, str]]:
+    """Do all that an operator does, to the operator's own organization."""
+    made_id = by.post(ALL, json={"name": f"made-{token(6)}"}).json()["id"]
+    own_id = by.get(f"{KEYS}/self").json()["organization"]["id"]
+    by.post(f"{ALL}/{own_id}/limits", json={"max_queued": 1000})
+    key_id = by.post(f"{ALL}/{own_id}/keys", json={"name": "theirs"}).json()["id"]
+    by.delete(f"{ALL}/{own_id}/keys/{key_id}")
+    told = [("organization.created", made_id), ("limits.changed", own_id)]
+    return told + [(f"key.{verb}", key_id) for verb in ("created", "revoked")]
 
 
 def change_webhooks(http: httpx.Client) -> list[tuple[str, str]]:
@@ -180,18 +203,17 @@ def test_every_route_that_changes_something_has_an_action(route: Route):
     )
 
 
-def test_every_change_is_written_down_with_who_did_it_to_what(
-    api: Api, admin: httpx.Client, key: str
-):
-    changes = change_everything(api, admin)
+def test_every_change_is_written_down_with_who_did_it_to_what(api: Api, operator: httpx.Client):
+    changes = change_everything(api, operator)
 
-    told = [each for each in logs(admin) if each["actor"]["type"] == "api_key"]
+    key_id = operator.get(f"{KEYS}/self").json()["id"]
+    told = [each for each in logs(operator) if each["actor"]["type"] == "api_key"]
 
     assert sorted((each["type"], each["target"]) for each in told) == sorted(changes)
     assert {action for action, _ in changes} == set(ACTIONS.values())
     for each in told:
         assert each["object"] == "organization.audit_log" and each["effective_at"] > 0
-        assert each["actor"]["api_key"] == {"id": key[3:15]}
+        assert each["actor"]["api_key"] == {"id": key_id}
         assert each["actor"]["ip_address"] == "127.0.0.1"
         assert each["request_id"].startswith("req_")
 
@@ -234,13 +256,13 @@ def test_a_request_that_is_sent_again_is_written_down_once(admin: httpx.Client):
     assert made[0] == made[1]
 
 
-def test_the_log_is_paged_and_filtered(api: Api, admin: httpx.Client):
-    change_everything(api, admin)
+def test_the_log_is_paged_and_filtered(api: Api, operator: httpx.Client):
+    change_everything(api, operator)
 
-    whole = [each["id"] for each in logs(admin)]
-    first = admin.get(AUDIT, params={"limit": 4}).json()
-    second = admin.get(AUDIT, params={"limit": 100, "after": first["last_id"]}).json()
-    paused = logs(admin, action=["job.paused", "job.resumed"])
+    whole = [each["id"] for each in logs(operator)]
+    first = operator.get(AUDIT, params={"limit": 4}).json()
+    second = operator.get(AUDIT, params={"limit": 100, "after": first["last_id"]}).json()
+    paused = logs(operator, action=["job.paused", "job.resumed"])
 
     assert first["object"] == "list" and first["has_more"] and not second["has_more"]
     assert [each["id"] for page in (first, second) for each in page["data"]] == whole
@@ -298,7 +320,8 @@ def test_an_admin_key_can_revoke_itself_and_that_is_final(admin: httpx.Client, k
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"name": ""}, {"name": "a", "scope": "root"}, {"name": "a", "expires_days": 0},
+    [{}, {"name": ""}, {"name": "a", "scope": "root"},
+     {"name": "a", "scope": "operator"}, {"name": "a", "expires_days": 0},
      {"name": "\x1b[31m"}, {"name": "a", "organization": "other"}],
 )  # fmt: skip
 def test_a_key_that_cannot_be_is_refused(admin: httpx.Client, body: dict):

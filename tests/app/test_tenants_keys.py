@@ -48,10 +48,13 @@ def test_a_read_key_is_refused_by_every_route_that_changes_something(api: Api):
 
     assert len(changes) > 4
     for name, answer in answers.items():
-        assert answer.status_code == 403, name
         error = answer.json()["error"]
-        assert set(error) == ENVELOPE and error["code"] == "insufficient_permissions"
-        assert re.search(r"scope '(write|admin)'", error["message"])
+        assert set(error) == ENVELOPE
+        if " /v1/organizations" in name:
+            assert (answer.status_code, error["code"]) == (404, "not_found"), name
+        else:
+            assert (answer.status_code, error["code"]) == (403, "insufficient_permissions"), name
+            assert re.search(r"scope '(write|admin)'", error["message"])
 
 
 @pytest.mark.parametrize("scope", list(Scope))

@@ -28,7 +28,7 @@ export function useApi(): Api {
 /** Return why this key may not do what needs the scope; null when it may. */
 export function useRefusal(needed: Scope): string | null {
   const { self } = useSession();
-  const order: Scope[] = ["read", "write", "admin"];
+  const order: Scope[] = ["read", "write", "admin", "operator"];
   if (order.indexOf(self.scope) >= order.indexOf(needed)) return null;
   return `Your key may ${self.scope === "read" ? "look only" : "not administer"}: this needs the scope “${needed}”.`;
 }

@@ -1,7 +1,7 @@
 // The wire, as far as the dashboard reads it: /docs shows every field.
 
 export type Status = "queued" | "running" | "paused" | "succeeded" | "failed" | "cancelled";
-export type Scope = "read" | "write" | "admin";
+export type Scope = "read" | "write" | "admin" | "operator";
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
 export type Fields = Record<string, Json>;
 
