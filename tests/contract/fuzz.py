@@ -69,7 +69,7 @@ def served(scratch: Path) -> Iterator[Api]:
 def fuzz(api: Api, scratch: Path, arguments: list[str], *, seconds: int) -> int:
     """Run schemathesis against a server, with the names of what is there."""
     things = [make_theirs(api).ids for _ in range(THINGS)]
-    key = api.key(f"{CANARY}-org", Scope.ADMIN)
+    key = api.key(f"{CANARY}-org", Scope.OPERATOR)
     config = scratch / "schemathesis.toml"
     config.write_text((HERE / "schemathesis.toml").read_text() + named(things))
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)]
@@ -77,6 +77,7 @@ def fuzz(api: Api, scratch: Path, arguments: list[str], *, seconds: int) -> int:
     environment = inherited_environment() | {
         "BASIN_FUZZ_KEY": key,
         "BASIN_FUZZ_KEY_ID": key[3 : 3 + ID_LENGTH],
+        "BASIN_FUZZ_ORGANIZATION_ID": things[0]["organization_id"],
         "SCHEMATHESIS_HOOKS": "tests.contract.fuzz_hooks",
     }
     return subprocess.run([*command, *run, *arguments], env=environment).returncode
