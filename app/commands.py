@@ -70,7 +70,7 @@ def work(
 
 def bring_up_to_date(*, as_json: AsJson = False, data: Data = DEFAULT_DATA) -> None:
     """Bring the database to the newest schema."""
-    revision = migrate.upgrade(settings_of(data, Settings).database_url)
+    revision = migrate.upgrade(settings_of(data, Settings).session_url)
     if as_json:
         print_json({"revision": revision})
 

@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import func
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 Promise = Callable[[], None]
 _PROMISES = "promises"
+PREPARE = "prepare_threshold"
 
 
 class Database:
@@ -17,8 +19,13 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         # Its errors go into logs: without what callers sent.
+        where, arguments = address(url)
         self._engine = create_async_engine(
-            url, pool_size=pool_size, pool_pre_ping=True, hide_parameters=True
+            where,
+            pool_size=pool_size,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args=arguments,
         )
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
 
@@ -48,6 +55,23 @@ async def connected(url: str, *, pool_size: int = 2) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
+
+
+def address(url: str) -> tuple[URL, dict[str, Any]]:
+    """Return where to connect, and psycopg's arguments for it.
+
+    `?prepare_threshold=none` prepares no statements: what pools transactions, such as PgBouncer,
+    may run each on another connection of the server, which knows nothing of them.
+
+    Raises:
+        ValueError: it is given and is no number, nor none.
+    """
+    found = make_url(url)
+    asked = found.query.get(PREPARE)
+    if asked is None:
+        return found, {}
+    threshold = None if asked == "none" else int(str(asked))
+    return found.difference_update_query([PREPARE]), {PREPARE: threshold}
 
 
 def after_commit(tx: AsyncSession, promise: Promise) -> None:

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 import psycopg
 import structlog
 from psycopg import AsyncConnection, sql
-from sqlalchemy.engine import make_url
+
+from app.db import address
 
 log = structlog.get_logger()
 
@@ -37,12 +38,12 @@ async def listening(database_url: str, channels: Mapping[str, Heard]) -> AsyncIt
 
 
 async def _listen(database_url: str, channels: Mapping[str, Heard]) -> None:
-    url = make_url(database_url).set(drivername="postgresql")
-    address, wait_s = url.render_as_string(hide_password=False), SHORTEST_WAIT_S
+    url = address(database_url)[0].set(drivername="postgresql")
+    conninfo, wait_s = url.render_as_string(hide_password=False), SHORTEST_WAIT_S
     while True:
         try:
             async with await AsyncConnection.connect(
-                address, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
+                conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
             ) as connection:
                 for channel, heard in channels.items():
                     await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))

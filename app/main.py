@@ -63,7 +63,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
             app.state.db, app.state.live, app.state.previews = db, Live(db), Previews(db)
             heard = {CHANNEL: app.state.live.heard, TOLD: app.state.previews.heard}
             async with (
-                listening(settings.database_url, heard),
+                listening(settings.session_url, heard),
                 senders(settings, db, app.state.vault),
             ):
                 yield

@@ -24,6 +24,10 @@ class Settings(BaseSettings):
     )
 
     database_url: str = Field(description="postgresql+psycopg://user:password@host/name")
+    direct_database_url: str | None = Field(
+        default=None,
+        description="past a pooler of transactions: where the API listens, and migrations run",
+    )
     redis_url: str = Field(description="redis://host:6379/0, or unix:///path/to/socket")
     data_dir: Path = Field(default=Path(".basin"), description="run folders of a worker")
     max_resume_bytes: int = Field(
@@ -58,6 +62,11 @@ class Settings(BaseSettings):
         default=8 * 1024 * MIB, gt=0, description="most that the models being tried take in memory"
     )
     preview_threads: int = Field(default=2, gt=0, description="CPU threads of a preview")
+
+    @property
+    def session_url(self) -> str:
+        """Where a connection stays the same one from one transaction to the next."""
+        return self.direct_database_url or self.database_url
 
     @property
     def runs_dir(self) -> Path:

@@ -11,7 +11,7 @@ LOCK_TIMEOUT = "10s"
 
 def run() -> None:
     """Migrate in one transaction a version; give up rather than queue behind a long lock."""
-    url = context.config.attributes.get("database_url") or Settings().database_url
+    url = context.config.attributes.get("database_url") or Settings().session_url
     engine = create_engine(url, poolclass=pool.NullPool)
     with engine.connect() as connection:
         connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))

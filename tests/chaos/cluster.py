@@ -54,6 +54,7 @@ class Cluster:
     api: subprocess.Popen[bytes] | None = None
     workers: list[Worker] = field(default_factory=list)
     servers: dict[str, Server] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)  # of what starts from now on
 
     @property
     def http(self) -> httpx.Client:
@@ -212,6 +213,7 @@ class Cluster:
             "BASIN_MODELS_DIR": str(self.models),
             "BASIN_DATA_DIR": str(data),
             "OMP_NUM_THREADS": "1",
+            **self.settings,
         }
 
 
