@@ -20,7 +20,7 @@ BLOCK_BYTES = 256 << 10
 MARK = b"@@@@@@"  # stands for the number of the block, which makes every row another one
 WORDS = ("the", "model", "learns", "what", "an", "answer", "looks", "like", "from", "examples")
 ONE_LINE = "one line"
-KINDS = ("chat", "short", "tools", "unicode", "preference", "long")
+KINDS = ("chat", "brief", "short", "tools", "unicode", "preference", "long")
 
 Check = Callable[[Iterator[bytes]], int]
 
@@ -127,10 +127,11 @@ def _line(kind: str, number: int, draw: random.Random) -> bytes:
     def text(words: int) -> str:
         return " ".join(draw.choices(WORDS, k=words))
 
-    question = {"role": "user", "content": f"{number} @@@@@@: {text(40)}?"}
+    question = _said(f"{number} @@@@@@: {text(40)}?")
     answer = {"role": "assistant", "content": text(60)}
     rows = {
         "chat": lambda: {"messages": [question, answer]},
+        "brief": lambda: {"messages": [_said(f"{number} @@@@@@?"), answer | {"content": text(3)}]},
         "short": lambda: {"text": f"{number} @@@@@@ {text(4)}", "label": number % 2},
         "tools": lambda: {"messages": [question, *_called(number), answer], "tools": [_TOOL]},
         "unicode": lambda: {"messages": [question, answer | {"content": "é – „Straße“ 😀 " * 20}]},
@@ -142,6 +143,10 @@ def _line(kind: str, number: int, draw: random.Random) -> bytes:
         "long": lambda: {"prompt": f"@@@@@@ {text(4000)}", "completion": text(4000)},
     }
     return json.dumps(rows[kind](), ensure_ascii=number % 2 == 0).encode() + b"\n"
+
+
+def _said(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
 
 
 _TOOL = {

@@ -1,7 +1,7 @@
 """What is doubtful in rows that are valid: counted while they stream, first lines remembered."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -81,8 +81,7 @@ class Lint:
             first = self._digests.get(digest, number)
         if first != number:
             self._see_again(first, number)
-        if (b"\\u" in line or not line.isascii()) and DAMAGE.search(line):
-            self._damaged.add(number)
+        self._see_damage(number, line)
         if row_format == "chat":
             self._see_turns(number, row["messages"])
         elif row_format == "prompt_completion":
@@ -90,6 +89,26 @@ class Lint:
                 self._empty.add(number)
         elif row_format == "preference":
             self._see_preference(number, row)
+
+    def see_plain(self, number: int, lines: Sequence[bytes]) -> None:
+        """Count rows in which only repeats and damage are left to find; `number` is the first's."""
+        room = self._remembered - len(self._digests)
+        if 0 < room < len(lines):
+            self.see_plain(number, lines[:room])
+            self.see_plain(number + room, lines[room:])
+            return
+        find = self._digests.setdefault if room > 0 else self._digests.get
+        numbers = range(number, number + len(lines))
+        digests = map(hash, map(bytes.rstrip, lines))  # as `_digest`, without a call for each
+        firsts = list(map(find, digests, numbers))
+        if firsts != list(numbers):
+            for first, this in zip(firsts, numbers, strict=True):
+                if first != this:
+                    self._see_again(first, this)
+        block = b"".join(lines)
+        if b"\\" in block or not block.isascii():
+            for this, line in zip(numbers, lines, strict=True):
+                self._see_damage(this, line)
 
     def knows(self, line: bytes) -> bool:
         """Return whether a row of the file is the same as another's."""
@@ -114,6 +133,10 @@ class Lint:
     def as_json(self) -> dict[str, Any]:
         """Return what the file's row keeps of it."""
         return {"findings": [finding.as_json() for finding in self.findings()]}
+
+    def _see_damage(self, number: int, line: bytes) -> None:
+        if (b"\\u" in line or not line.isascii()) and DAMAGE.search(line):
+            self._damaged.add(number)
 
     def _see_again(self, first: int, number: int) -> None:
         self._repeats.add(number)

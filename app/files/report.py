@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from app.files.doubts import OVERLAP, imbalance
+from app.files.formats import RowFormat
 from app.files.lint import FIRST_LINES, Finding, Lint, Tally
 from app.files.parse import Row
-from app.files.rows import RowChecker, RowFormat
+from app.files.rows import RowChecker
 from app.files.tokens import TokenCounter
 from app.jobs.compatible import TASK_FORMATS
 from app.models.catalog import BaseModel

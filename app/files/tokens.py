@@ -8,9 +8,9 @@ from typing import Any
 
 import structlog
 
+from app.files.formats import RowFormat
 from app.files.lint import text_of
 from app.files.parse import Row
-from app.files.rows import RowFormat
 from app.jobs.defaults import MAX_LENGTH
 from app.models.catalog import BaseModel
 

@@ -13,8 +13,8 @@ from sqlalchemy import func, select
 from app.db import Database
 from app.errors import Unavailable
 from app.files import local, reports
+from app.files.formats import check_row
 from app.files.report import MOST_COUNTED, Survey, report
-from app.files.rows import check_row
 from app.files.tokens import TokenCounter
 from app.models import catalog
 from app.tables import FileReport, Json

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.files.formats import check_row
 from app.files.parse import MAX_DEPTH, BadRow, parse_exactly, parse_row
-from app.files.rows import BOM, MAX_LINE_BYTES, MAX_PROBLEMS, RowChecker, check_row
+from app.files.rows import BOM, MAX_LINE_BYTES, MAX_PROBLEMS, RowChecker
 from tests.conftest import SHARED
 from tests.factories import chat_row, jsonl, to_jsonl
 
