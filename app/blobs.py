@@ -2,10 +2,11 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -22,12 +23,14 @@ from sqlalchemy import (
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db import Database
+from app.db import Database, in_binary
 from app.ids import new_id
 from app.tables import Blob, BlobChunk, Checkpoint, File, Job, ResumeState, UploadPart
 
+T = TypeVar("T")
+
 CHUNK_BYTES = 1 << 20
-CHUNKS_PER_COMMIT = 4  # what one writer holds in memory, in MiB
+CHUNKS_PER_COMMIT = 4  # in MiB; one writer holds twice as much in memory
 CHUNKS_PER_PURGE = 64  # what one transaction deletes, in MiB: short locks, small bursts of WAL
 BLOBS_PER_PURGE = 64
 ABANDONED_AFTER = text("interval '1 hour'")  # since a writer's last batch; it then cannot seal
@@ -40,6 +43,12 @@ OWNERS = (
     ResumeState.blob_id,
     UploadPart.blob_id,
 )
+# As it is sent: to build it anew for each MiB would cost half as much as the MiB.
+ONE_CHUNK = """
+    SELECT blobs.size, blob_chunks.data FROM blobs
+    LEFT JOIN blob_chunks ON blob_chunks.blob_id = blobs.id AND blob_chunks.seq = %s
+    WHERE blobs.id = %s AND blobs.state IN ('writing', 'ready')
+"""
 UNOWNED = and_(*(~exists().where(column == Blob.id) for column in OWNERS))
 
 
@@ -65,6 +74,7 @@ async def write(
 ) -> StoredBytes:
     """Store a stream with constant memory, in transactions of 4 MiB. `seal` makes it visible.
 
+    While one batch is stored the next one is gathered.
     When the stream raises, what was stored is given up and the error goes on. `writer` is the
     attempt at a job with which it ends, by `give_up_of`.
 
@@ -76,16 +86,17 @@ async def write(
         tx.add(Blob(id=blob_id, organization_id=organization_id, state="writing", writer=writer))
     digest, size, seq = hashlib.sha256(), 0, 0
     try:
-        async for batch in _batches(_chunks(stream)):
-            rows = []
-            for data in batch:
-                digest.update(data)
-                size += len(data)
-                rows.append({"blob_id": blob_id, "seq": seq, "data": data})
-                seq += 1
-            async with db.transaction() as tx:
-                await _still_writing(tx, blob_id, written_at=func.now())
-                await tx.execute(insert(BlobChunk), rows)
+        async with aclosing(_ahead(_batches(_hashed(_chunks(stream), digest)))) as batches:
+            async for batch in batches:
+                rows = [
+                    {"blob_id": blob_id, "seq": seq, "data": data}
+                    for seq, data in enumerate(batch, seq)
+                ]
+                async with db.transaction() as tx:
+                    await _still_writing(tx, blob_id, written_at=func.now())
+                    await tx.execute(insert(BlobChunk), rows)
+                seq += len(batch)
+                size += sum(map(len, batch))
     except BaseException:
         # Where the database is away, the sweep finds it abandoned.
         with suppress(OperationalError, InterfaceError):
@@ -157,11 +168,12 @@ async def describe(tx: AsyncSession, blob_id: str) -> StoredBytes:
     return StoredBytes(blob.id, blob.size, blob.sha256)
 
 
-async def read(
+def read(
     db: Database, blob_id: str, *, start: int = 0, stop: int | None = None
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Yield bytes [start, stop) chunk by chunk; no transaction is held while the reader is slow.
 
+    While the reader has one chunk in hand the next one is fetched: that is the memory it takes.
     A blob that is being written can be read by its writer alone, who knows its name: up to where
     it ends so far. `describe`, which everybody else asks first, knows only ready ones.
 
@@ -169,22 +181,7 @@ async def read(
         BlobGone: it is not there, or was given up, also while it was being read.
         CorruptBlob: a ready blob lacks bytes.
     """
-    position = start
-    while stop is None or position < stop:
-        seq, offset = divmod(position, CHUNK_BYTES)
-        size, data = await _chunk(db, blob_id, seq)
-        end = position - offset + len(data)
-        if size is not None:
-            expected = min(size - seq * CHUNK_BYTES, CHUNK_BYTES)
-            if len(data) != max(expected, 0):
-                raise CorruptBlob(
-                    f"{blob_id}: chunk {seq} has {len(data)} bytes, not {expected} as stored."
-                )
-        end = end if stop is None else min(end, stop)
-        if end <= position:
-            return
-        yield data[offset : offset + end - position]
-        position = end
+    return _ahead(_pieces(db, blob_id, start, stop))
 
 
 async def verify(db: Database, stored: StoredBytes) -> None:
@@ -291,15 +288,47 @@ async def _verified(db: Database, stored: StoredBytes) -> AsyncIterator[bytes]:
         )
 
 
+async def _pieces(db: Database, blob_id: str, start: int, stop: int | None) -> AsyncIterator[bytes]:
+    """Yield what `read` does."""
+    position = start
+    while stop is None or position < stop:
+        seq, offset = divmod(position, CHUNK_BYTES)
+        size, data = await _chunk(db, blob_id, seq)
+        end = position - offset + len(data)
+        if size is not None:
+            expected = min(size - seq * CHUNK_BYTES, CHUNK_BYTES)
+            if len(data) != max(expected, 0):
+                raise CorruptBlob(
+                    f"{blob_id}: chunk {seq} has {len(data)} bytes, not {expected} as stored."
+                )
+        end = end if stop is None else min(end, stop)
+        if end <= position:
+            return
+        yield data[offset : offset + end - position]
+        position = end
+
+
+async def _ahead(items: AsyncIterator[T]) -> AsyncGenerator[T]:
+    """Yield the items, the next one being made while one is in hand."""
+    coming = asyncio.create_task(_next(items))
+    try:
+        while (item := await coming) is not None:
+            coming = asyncio.create_task(_next(items))
+            yield item
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+
+
+async def _next(items: AsyncIterator[T]) -> T | None:
+    return await anext(items, None)
+
+
 async def _chunk(db: Database, blob_id: str, seq: int) -> tuple[int | None, bytes]:
     """Return a blob's size, once it is ready, and one chunk; empty where there is none."""
-    query = (
-        select(Blob.size, BlobChunk.data)
-        .outerjoin(BlobChunk, (BlobChunk.blob_id == Blob.id) & (BlobChunk.seq == seq))
-        .where(Blob.id == blob_id, Blob.state.in_(("writing", "ready")))
-    )
-    async with db.transaction() as tx:
-        found = (await tx.execute(query)).first()
+    async with db.transaction() as tx, in_binary(tx):
+        connection = await tx.connection()
+        found = (await connection.exec_driver_sql(ONE_CHUNK, (seq, blob_id))).first()
     if found is None:
         raise BlobGone(f"{blob_id} is not there any more.")
     return found.size, found.data or b""
@@ -307,14 +336,26 @@ async def _chunk(db: Database, blob_id: str, seq: int) -> tuple[int | None, byte
 
 async def _chunks(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Cut a stream into pieces of exactly CHUNK_BYTES, the last one shorter."""
-    buffer = bytearray()
+    buffer, held = bytearray(CHUNK_BYTES), 0
     async for data in stream:
-        buffer += data
-        while len(buffer) >= CHUNK_BYTES:
-            yield bytes(buffer[:CHUNK_BYTES])
-            del buffer[:CHUNK_BYTES]
-    if buffer:
-        yield bytes(buffer)
+        rest = memoryview(data)
+        while rest:
+            taken = rest[: CHUNK_BYTES - held]
+            buffer[held : held + len(taken)] = taken
+            held += len(taken)
+            rest = rest[len(taken) :]
+            if held == CHUNK_BYTES:
+                yield bytes(buffer)
+                held = 0
+    if held:
+        yield bytes(buffer[:held])
+
+
+async def _hashed(chunks: AsyncIterator[bytes], digest: "hashlib._Hash") -> AsyncIterator[bytes]:
+    """Pass chunks on, each hashed off the event loop."""
+    async for chunk in chunks:
+        await asyncio.to_thread(digest.update, chunk)
+        yield chunk
 
 
 async def _batches(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import OperationalError
 
 from app import blobs
 from app.blobs import CHUNK_BYTES, CHUNKS_PER_COMMIT, BlobGone, CorruptBlob, StoredBytes
-from app.db import Database
+from app.db import Database, in_binary
 from app.tables import Blob, BlobChunk
 from tests.app.records import make_file, make_organization, ready_blob, run, stream
 
@@ -41,6 +42,12 @@ async def count(db: Database, owner: str) -> tuple[int, int]:
     async with db.transaction() as tx:
         rows = await tx.scalar(select(func.count()).select_from(blobs_of.subquery()))
         return rows or 0, await tx.scalar(chunks) or 0
+
+
+async def first_batch(db: Database, owner: str) -> None:
+    """Wait until it is stored: it is while the next one is gathered."""
+    while await count(db, owner) != (1, CHUNKS_PER_COMMIT):
+        await asyncio.sleep(0.01)
 
 
 async def read(db: Database, blob_id: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -163,6 +170,7 @@ async def test_a_blob_is_sealed_once(db: Database, owner: str):
 async def test_a_writer_that_wakes_up_too_late_can_write_no_more(db: Database, owner: str):
     async def sleepy() -> AsyncIterator[bytes]:
         yield bytes(CHUNKS_PER_COMMIT * CHUNK_BYTES)
+        await first_batch(db, owner)
         await run(db, f"UPDATE blobs SET written_at = {LONG_AGO} WHERE organization_id = '{owner}'")
         await blobs.purge(db)
         yield CONTENT
@@ -177,6 +185,7 @@ async def test_a_slow_writer_is_not_taken_for_abandoned_while_it_writes(db: Data
     async def slow() -> AsyncIterator[bytes]:
         await run(db, f"UPDATE blobs SET written_at = {LONG_AGO} WHERE organization_id = '{owner}'")
         yield bytes(CHUNKS_PER_COMMIT * CHUNK_BYTES)
+        await first_batch(db, owner)
         await blobs.purge(db)
         yield CONTENT
 
@@ -237,7 +246,19 @@ async def test_a_blob_deleted_under_a_slow_reader_ends_the_stream_with_an_error(
         await blobs.discard(tx, stored.blob_id)
 
     with pytest.raises(BlobGone):
-        await anext(reading)
+        [data async for data in reading]
+
+
+async def test_a_reader_who_leaves_lets_the_connection_go(own: Database, owner: str):
+    stored = await sealed(own, await make_organization(own))
+    readers = [blobs.read(own, stored.blob_id) for _ in range(30)]  # more than there are
+    for reading in readers:
+        assert await anext(reading)
+
+    for reading in readers:
+        await reading.aclose()
+
+    assert await read(own, stored.blob_id) == CONTENT
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, len(CONTENT)])
@@ -271,6 +292,16 @@ async def test_what_is_not_ready_is_not_fetched(db: Database, owner: str, tmp_pa
 
     with pytest.raises(BlobGone, match=stored.blob_id):
         await blobs.fetch(db, stored.blob_id, tmp_path / "train.jsonl")
+
+
+async def test_a_server_that_goes_away_is_told_of_as_anywhere_else(own: Database):
+    stored = await sealed(own, await make_organization(own))
+
+    with pytest.raises(OperationalError):
+        async with own.transaction() as tx, in_binary(tx):
+            await tx.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    assert await read(own, stored.blob_id) == CONTENT
 
 
 async def test_chunks_are_stored_uncompressed_out_of_line(db: Database):
