@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from app.files.rows import RowChecker
+from bench.result import JsonFile, Line, Target, alone, compared, report
 
 PIECE_BYTES = 64 << 10  # what the server reads at once
 BLOCK_BYTES = 256 << 10
 MARK = b"@@@@@@"  # stands for the number of the block, which makes every row another one
 WORDS = ("the", "model", "learns", "what", "an", "answer", "looks", "like", "from", "examples")
 ONE_LINE = "one line"
-KINDS = ("chat", "brief", "short", "tools", "unicode", "preference", "long")
+FAST, LEAN = Target(sign="≥", bound=50), Target(sign="≤", bound=32)
+KINDS = ("chat", "brief", "weights", "short", "tools", "unicode", "preference", "long")
 
 Check = Callable[[Iterator[bytes]], int]
 
@@ -28,33 +28,30 @@ Check = Callable[[Iterator[bytes]], int]
 def main(
     megabytes: Annotated[int, typer.Option(help="Size of each file, in MB.")] = 512,
     kind: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(KINDS)}.")] = None,
+    json_file: JsonFile = None,
     child: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Check a file of each kind in a process of its own; print speed and memory.
 
-    Speed is bytes per second of the check's CPU time, one thread; memory is what the peak rises
-    above the process at rest. json is a loop that splits lines and calls json.loads, no more.
+    Speed is MB per second of the check's CPU time, one thread; memory is what the peak rises above
+    the process at rest. json.loads is a loop that splits lines and calls it, no more.
     """
     if child:
         print(json.dumps(measure(child, (kind or ["chat"])[0], megabytes * 10**6)))
         return
-    table = Table(title=f"{megabytes} MB each")
-    for column in ("rows", "bytes a row", "check, MB/s", "json, MB/s", "ratio", "check, MiB"):
-        table.add_column(column, justify="left" if column == "rows" else "right")
-    for name in kind or KINDS:
-        ours = _in_child("check", name, megabytes)
-        plain = _in_child("json", name, max(megabytes // 8, 1))
-        table.add_row(
-            name,
-            f"{ours['bytes'] / ours['rows']:,.0f}",
-            f"{ours['mb_s']:.0f}",
-            f"{plain['mb_s']:.0f}",
-            f"{ours['mb_s'] / plain['mb_s']:.2f}",
-            f"{ours['mib']:.1f}",
-        )
-    line = _in_child("check", ONE_LINE, megabytes)
-    table.add_row(ONE_LINE, f"{line['bytes']:,.0f}", "refused", "", "", f"{line['mib']:.1f}")
-    Console().print(table)
+    lines = [line for name in kind or KINDS for line in _lines(name, megabytes)]
+    refused = _in_child("check", ONE_LINE, megabytes)
+    lines.append(alone("memory for one endless line", "MiB", [refused["mib"]], target=LEAN))
+    report(lines, json_file, title=f"{megabytes} MB of each kind")
+
+
+def _lines(kind: str, megabytes: int) -> Iterator[Line]:
+    ours = _in_child("check", kind, megabytes)
+    plain = _in_child("json", kind, max(megabytes // 8, 1))
+    rows = f"{kind} rows of {ours['bytes'] / ours['rows']:,.0f} bytes"
+    rates = {"ours": [ours["mb_s"]], "theirs": [plain["mb_s"]]}
+    yield compared(f"{rows} checked", "MB/s", **rates, against="json.loads", target=FAST)
+    yield alone(f"memory for {rows}", "MiB", [ours["mib"]], target=LEAN)
 
 
 def measure(how: str, kind: str, size: int) -> dict[str, float]:
@@ -129,9 +126,11 @@ def _line(kind: str, number: int, draw: random.Random) -> bytes:
 
     question = _said(f"{number} @@@@@@: {text(40)}?")
     answer = {"role": "assistant", "content": text(60)}
-    rows = {
+    brief, short = _said(f"{number} @@@@@@?"), answer | {"content": text(3)}
+    rows: dict[str, Callable[[], object]] = {
         "chat": lambda: {"messages": [question, answer]},
-        "brief": lambda: {"messages": [_said(f"{number} @@@@@@?"), answer | {"content": text(3)}]},
+        "brief": lambda: {"messages": [brief, short]},
+        "weights": lambda: {"messages": [brief, short | {"weight": 1}]},
         "short": lambda: {"text": f"{number} @@@@@@ {text(4)}", "label": number % 2},
         "tools": lambda: {"messages": [question, *_called(number), answer], "tools": [_TOOL]},
         "unicode": lambda: {"messages": [question, answer | {"content": "é – „Straße“ 😀 " * 20}]},
