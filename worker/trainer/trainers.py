@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Seq2SeqTrainer, Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from trl import SFTTrainer
 
 from app.jobs.spec import PerturbationSpec, SharpnessSpec, Task, TrainSpec
 from worker.optim.mgpo import Momentum
@@ -17,6 +16,7 @@ from worker.optim.sharpness import Sharpness, sharpness
 from worker.rundir import CHECKPOINT, COMPLETE, RunDir
 from worker.trainer import distributed, scores, versions
 from worker.trainer.best import Best
+from worker.trainer.causal import UnpaddedTrainer
 from worker.trainer.data import IGNORED
 from worker.trainer.methods import Attached
 from worker.trainer.perturbations import Perturbation, build
@@ -176,7 +176,7 @@ class PerturbationMixin:
             self.perturbation.load_state_dict(load_file(Path(checkpoint) / PERTURBATION_FILE))
 
 
-class CausalTrainer(PerturbationMixin, SFTTrainer):  # type: ignore[misc]  # TRL is untyped
+class CausalTrainer(PerturbationMixin, UnpaddedTrainer):
     """Supervised fine-tuning of a causal language model."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
