@@ -34,13 +34,13 @@ class Mutant:
 
 MUTANTS = [
     Mutant("sign flipped", MGPO, "return -rho * s_L", "return rho * s_L"),
-    Mutant("restore skipped", MGPO, "        if self._moved:\n", "        if False:\n"),
+    Mutant("restore skipped", MGPO, "self._parameters[index].data = weight", "pass"),
     Mutant(
         "restore by subtraction",
         MGPO,
-        "            torch._foreach_copy_(_at(self._parameters, self._moved), clean)\n",
-        "            for i, f in zip(self._active, self._factors or [], strict=True):\n"
-        "                self._parameters[i].sub_(self._v(i) * f)\n",
+        "self._parameters[index].data = weight",
+        "f = self._factors[self._moved.index(index)]\n"
+        "            self._parameters[index].sub_(self._v(index) * f)",
     ),
     Mutant("norms of the modules swapped", MGPO, 'if norm == "module"', 'if norm == "global"'),
     Mutant(
@@ -73,8 +73,8 @@ MUTANTS = [
     Mutant(
         "ε rounded by itself",
         MGPO,
-        "parameter.copy_(parameter.to(exact).addcmul(v.to(exact), factor))",
-        "parameter.add_((v.to(exact) * factor).to(parameter.dtype))",
+        "p.to(exact).addcmul(v.to(exact), factor).to(p.dtype)",
+        "p + (v.to(exact) * factor).to(p.dtype)",
     ),
     Mutant(
         "backward without the noise",

@@ -66,7 +66,7 @@ def look_ahead_factor(v_norm_L: Tensor, s_L: Tensor, *, rho: float, norm: Norm) 
 class MGPO:
     """Perturbs the parameters of `modules` inside `perturbed()`, following `optimizer`.
 
-    Holds one copy of the parameters, and a second one, of v, when mu is set. Nothing but `metrics`
+    Holds the parameters a second time while they are moved, and a copy of v when mu is set. Nothing but `metrics`
     and `state_dict` waits for the device. A step with a gradient that is not finite (an overflow)
     is not taken into ḡ and v.
 
@@ -120,7 +120,7 @@ class MGPO:
         self._clean: list[Tensor] = []
         self._factors: list[Tensor] | None = None  # −ρ s_l / N; None: dirty, to be renewed
         self._active: list[int] = []  # which parameters have a momentum
-        self._moved: list[int] = []  # which parameters are away from their clean values
+        self._moved: list[int] = []  # which are away from their clean values
         self._inside = False
         self._last_M: Tensor | None = None
         optimizer.register_step_pre_hook(self._before_step)
@@ -174,27 +174,26 @@ class MGPO:
 
     @torch.no_grad()
     def _move(self) -> None:
-        """Copy the clean weights and add ε, in one pass each."""
+        """Put W + ε in the place of the clean weights, which are kept and not written to."""
         if self._step == 0 or self._step < self._start_step or self._rho_now() == 0:
             self._last_M = None
             return
         if self._factors is None:
             self._factors = self._renew()
-        if not self._clean:
-            self._clean = [torch.empty_like(p) for p in self._parameters]
         parameters = _at(self._parameters, self._active)
-        torch._foreach_copy_(_at(self._clean, self._active), parameters)
-        self._moved = self._active
         momenta = [v for index in self._active if (v := self._v(index)) is not None]
-        _add_scaled(parameters, momenta, self._factors, exact=self._exact)
+        moved = _moved(parameters, momenta, self._factors, exact=self._exact)
+        self._clean = [p.data for p in parameters]
+        self._moved = self._active
+        for parameter, weight in zip(parameters, moved, strict=True):
+            parameter.data = weight
 
     @torch.no_grad()
     def _restore(self) -> None:
-        """Put the clean weights back from their copy: ε cannot be subtracted without rounding."""
-        if self._moved:
-            clean = _at(self._clean, self._moved)
-            torch._foreach_copy_(_at(self._parameters, self._moved), clean)
-            self._moved = []
+        """Put the clean weights back: ε cannot be subtracted without rounding."""
+        for index, weight in zip(self._moved, self._clean, strict=True):
+            self._parameters[index].data = weight
+        self._moved, self._clean = [], []
 
     def _renew(self) -> list[Tensor]:
         """Return −ρ s_l / N of every parameter that has a momentum, each of shape ()."""
@@ -272,19 +271,20 @@ def _places(sizes: Sequence[int], device: torch.device, indices: tuple[int, ...]
     return _Places(*(torch.tensor(found, device=device) for found in (owners, slots, owns)))
 
 
-def _add_scaled(
+def _moved(
     parameters: list[Tensor],
     momenta: list[Tensor],
     factors: list[Tensor],
     *,
     exact: torch.dtype,
-) -> None:
-    """p ← p + factor · v, computed in `exact` and rounded once to the type of p."""
+) -> list[Tensor]:
+    """Return p + factor · v, computed in `exact` and rounded once to the type of p."""
     if all(tensor.dtype == exact for tensor in (*parameters, *momenta)):
-        torch._foreach_addcmul_(parameters, momenta, factors)
-        return
-    for parameter, v, factor in zip(parameters, momenta, factors, strict=True):
-        parameter.copy_(parameter.to(exact).addcmul(v.to(exact), factor))
+        return list(torch._foreach_addcmul(parameters, momenta, factors))
+    return [
+        p.to(exact).addcmul(v.to(exact), factor).to(p.dtype)
+        for p, v, factor in zip(parameters, momenta, factors, strict=True)
+    ]
 
 
 def _exact_type(tensors: Sequence[Tensor]) -> torch.dtype:

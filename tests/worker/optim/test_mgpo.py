@@ -310,6 +310,7 @@ def test_exactly_one_copy_of_the_factors_is_kept_and_one_of_an_own_momentum(
     ours = {id(p) for p in factors(model)}
     matrices = [x for x in held if torch.is_tensor(x) and x.dim() == 2 and id(x) not in ours]
     assert sum(x.nbytes for x in matrices) == copies * sum(p.nbytes for p in factors(model))
+    assert not mgpo._clean, "at rest the clean weights are the only ones"
 
 
 class Waits(TorchDispatchMode):
