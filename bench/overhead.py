@@ -94,8 +94,8 @@ def main(
         del base, adapted
 
 
-def load(folder: Path | None, device: str) -> Any:
-    """Return the base: fp32 on the CPU; bf16 with gradient checkpointing on CUDA."""
+def load(folder: Path | None, device: str, *, checkpointing: bool = True) -> Any:
+    """Return the base: fp32 on the CPU; bf16 and, if asked, gradient checkpointing on CUDA."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     if folder is not None:
         base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
@@ -107,7 +107,7 @@ def load(folder: Path | None, device: str) -> Any:
             base = LlamaForCausalLM(config)
             torch.set_default_dtype(torch.float32)
     base.config.use_cache = False
-    if device == "cuda":
+    if device == "cuda" and checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return base
 
