@@ -5,7 +5,6 @@ the answer, and writes FOLDER/moments.jsonl: what happened when, for `bench.thro
 """
 
 import json
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,27 +15,23 @@ from peft import LoraConfig
 from transformers import AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from bench.throughput import RANK
+from bench.noted import note
 
 
 class Moments(TrainerCallback):
     """Writes down when training began, when steps ended and what evaluations found."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.say(type="began")
+        note(self.folder, type="began")
 
     def on_step_end(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
-        self.say(type="step", step=state.global_step)
+        note(self.folder, type="step", step=state.global_step)
 
     def on_evaluate(self, _args: Any, state: Any, *_: Any, metrics: Any, **__: Any) -> None:
-        self.say(type="evaluated", step=state.global_step, loss=metrics["eval_loss"])
-
-    def say(self, **what: Any) -> None:
-        with self.file.open("a") as file:
-            file.write(json.dumps({"at": time.time()} | what) + "\n")
+        note(self.folder, type="evaluated", step=state.global_step, loss=metrics["eval_loss"])
 
 
 def main(
@@ -47,6 +42,7 @@ def main(
     rows: Annotated[int, typer.Option(help="(Packed) rows of a step.")] = 8,
     eval_rows: int = 8,
     max_length: int = 1024,
+    rank: int = 16,
     epochs: int = 1,
     learning_rate: float = 2e-4,
     evaluate_every: Annotated[int, typer.Option(help="Steps; 0: never.")] = 0,
@@ -74,9 +70,9 @@ def main(
         eval_dataset=read(folder / "valid.jsonl"),
         processing_class=AutoTokenizer.from_pretrained(model),
         peft_config=LoraConfig(
-            r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
+            r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
         ),
-        callbacks=[Moments(folder / "moments.jsonl")],
+        callbacks=[Moments(folder)],
     )
     trainer.train()
 

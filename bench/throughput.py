@@ -28,10 +28,11 @@ from transformers import AutoTokenizer
 
 from app.jobs.defaults import Facts, resolve
 from app.jobs.schemas import CreateJob
-from app.jobs.spec import DataSpec, EvalDone, Started, StepDone
+from app.jobs.spec import DataSpec
 from bench.bases import random_llama, templated
+from bench.noted import MOMENTS
 from bench.result import JsonFile, Line, Target, compared, report
-from worker.rundir import LineTail, Placement, RunDir, parse_events
+from worker.rundir import Placement, RunDir
 from worker.trainer.data import encode_file
 
 RANK = 16
@@ -53,6 +54,7 @@ class Setting:
     learning_rate: float
     evaluate_every: int
     perturbation: str
+    clock: str
     tokens: int
     trl: Sequence[str] = ()
 
@@ -95,6 +97,7 @@ def main(
     learning_rate: float = 2e-4,
     evaluations: Annotated[int, typer.Option(help="How many there are in a run.")] = 4,
     perturbation: Annotated[str, typer.Option(help="Basin's own; none is what TRL does.")] = "none",
+    clock: Annotated[str, typer.Option(help="wall, or processor on a busy machine.")] = "wall",
     trl: Annotated[str, typer.Option(help="More of TRL's options, such as '--no-bf16'.")] = "",
     json_file: JsonFile = None,
 ) -> None:
@@ -113,6 +116,7 @@ def main(
             learning_rate=learning_rate,
             evaluate_every=max(1, rows * epochs // batch // evaluations),
             perturbation=perturbation,
+            clock=clock,
             tokens=useful_tokens(base, lines[:rows], Path(folder), max_length=max_length),
             trl=trl.split(),
         )
@@ -157,9 +161,8 @@ def by_basin(folder: Path, setting: Setting) -> Run:
     run.spec.write_text(spec(setting).model_dump_json())
     placement = Placement(source="folder", location=str(setting.base), revision=None)
     run.placement.write_text(placement.model_dump_json())
-    _process(folder, ["worker.trainer", str(folder)])
-    events = parse_events(LineTail(run.events).read(limit=1 << 30))
-    return _timed(_moments_of(event) for event in events)
+    _process(folder, ["bench.noted", str(folder)])
+    return _timed(folder, setting.clock)
 
 
 def spec(setting: Setting) -> Any:
@@ -193,6 +196,7 @@ def by_trl(folder: Path, setting: Setting, *, packed: bool = False) -> Run:
     _write_rows(folder, setting)
     rows = setting.packed_rows if packed else setting.batch
     asked = {
+        "--rank": RANK,
         "--rows": rows,
         "--epochs": setting.epochs,
         "--max-length": setting.max_length,
@@ -204,8 +208,7 @@ def by_trl(folder: Path, setting: Setting, *, packed: bool = False) -> Run:
     more = ["--packing"] if packed else []
     script = ["bench.plain_trl", str(folder), str(setting.base)]
     _process(folder, [*script, *options, *more, *setting.trl])
-    moments = (folder / "moments.jsonl").read_text().splitlines()
-    return _timed(json.loads(line) for line in moments)
+    return _timed(folder, setting.clock)
 
 
 WAYS: dict[str, Callable[[Path, Setting], Run]] = {
@@ -232,29 +235,18 @@ def _process(folder: Path, module: list[str]) -> None:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
 
 
-def _moments_of(event: Any) -> dict[str, Any] | None:
-    match event:
-        case Started():
-            return {"type": "began", "at": event.at}
-        case StepDone():
-            return {"type": "step", "at": event.at, "step": event.step}
-        case EvalDone():
-            loss = event.metrics["valid_loss"]
-            return {"type": "evaluated", "at": event.at, "step": event.step, "loss": loss}
-    return None
-
-
-def _timed(moments: Any) -> Run:
+def _timed(folder: Path, clock: str) -> Run:
     """Add up what steps took; the time from a step to the evaluation that follows is left out."""
     seconds, losses = {0: 0.0}, {}
     before, total = 0.0, 0.0
-    for moment in filter(None, moments):
+    for line in (folder / MOMENTS).read_text().splitlines():
+        moment = json.loads(line)
         if moment["type"] == "step":
-            total += moment["at"] - before
+            total += moment[clock] - before
             seconds[moment["step"]] = total
         elif moment["type"] == "evaluated":
             losses.setdefault(moment["step"], moment["loss"])
-        before = moment["at"]
+        before = moment[clock]
     return Run(seconds, losses)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from worker.optim.groups import lora_modules
@@ -18,6 +19,23 @@ BETAS = (0.9, 0.999)
 LEARNING_RATE = 1e-2
 WIDTHS = (5, 4, 6, 3)
 SCALING = 2.0
+
+
+class Waits(TorchDispatchMode):
+    """Collects the operations that make the host wait for a device, or send it something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        names = ("_local_scalar_dense", "nonzero", "lift_fresh", "masked_select", "unique")
+        if any(name in func.name() for name in names) or (
+            "device" in kwargs and "copy" in func.name()
+        ):
+            self.seen.append(func.name())
+        return func(*args, **kwargs)
 
 
 class LoraLinear(nn.Module):

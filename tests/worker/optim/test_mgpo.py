@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.worker.optim.problems import (
     BETAS,
     MODES,
     Reference,
+    Waits,
     copied,
     epsilon,
     factors,
@@ -311,23 +311,6 @@ def test_exactly_one_copy_of_the_factors_is_kept_and_one_of_an_own_momentum(
     matrices = [x for x in held if torch.is_tensor(x) and x.dim() == 2 and id(x) not in ours]
     assert sum(x.nbytes for x in matrices) == copies * sum(p.nbytes for p in factors(model))
     assert not mgpo._clean, "at rest the clean weights are the only ones"
-
-
-class Waits(TorchDispatchMode):
-    """Collects the operations that make the host wait for a device, or send it something."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        names = ("_local_scalar_dense", "nonzero", "lift_fresh", "masked_select", "unique")
-        if any(name in func.name() for name in names) or (
-            "device" in kwargs and "copy" in func.name()
-        ):
-            self.seen.append(func.name())
-        return func(*args, **kwargs)
 
 
 @pytest.mark.parametrize(("norm", "apn", "mu"), MODES)

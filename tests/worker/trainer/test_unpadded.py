@@ -11,6 +11,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from app.jobs.spec import Finished, StepDone
 from tests.factories import chat_row
+from tests.worker.optim.problems import Waits
 from tests.worker.trainer.runs import make_run, of_type, train_here
 from worker.trainer import unpadded
 from worker.trainer.data import IGNORED
@@ -134,6 +135,17 @@ def test_a_row_starts_anew_and_is_not_learned_from_the_row_before():
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, 2]]
     assert batch["labels"][0, 5] == IGNORED
     assert 4 not in batch["scored"]
+
+
+def test_forward_and_backward_never_wait_for_the_device():
+    model = tiny("llama")
+    unpadded.score_answers(model)
+    batch = unpadded.collate(rows(9, 17, 4))
+
+    with Waits() as waits, unpadded.each_row_alone(model):
+        model(**batch).cost.backward()
+
+    assert waits.seen == []
 
 
 def test_the_model_attends_as_before_once_a_step_is_over():
