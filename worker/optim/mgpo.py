@@ -66,9 +66,9 @@ def look_ahead_factor(v_norm_L: Tensor, s_L: Tensor, *, rho: float, norm: Norm) 
 class MGPO:
     """Perturbs the parameters of `modules` inside `perturbed()`, following `optimizer`.
 
-    Holds the parameters a second time while they are moved, and a copy of v when mu is set. Nothing but `metrics`
-    and `state_dict` waits for the device. A step with a gradient that is not finite (an overflow)
-    is not taken into ḡ and v.
+    Holds the parameters a second time while they are moved, and a copy of v when mu is set. Nothing
+    but `metrics` and `state_dict` waits for the device. A step with a gradient that is not finite
+    (an overflow) is not taken into ḡ and v.
 
     Args:
         modules: name → the parameters that share one ε_l, any shapes and float types, one device.
