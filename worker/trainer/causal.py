@@ -39,7 +39,7 @@ class UnpaddedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         if not self.unpadded:
             return super().training_step(*args, **kwargs)
-        with unpadded.each_row_alone(self.accelerator.unwrap_model(self.model)):
+        with unpadded.each_row_alone(self.model):
             return super().training_step(*args, **kwargs)
 
     def compute_loss(
