@@ -1,14 +1,16 @@
 """The engine and the transaction: the one place that commits."""
 
 import asyncio
+import select
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.pq import Format
-from sqlalchemy import func
+from sqlalchemy import event, func
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 Promise = Callable[[], None]
@@ -17,22 +19,33 @@ PREPARE = "prepare_threshold"
 
 
 class Database:
-    """One PostgreSQL, reached through a pool that belongs to one event loop."""
+    """One PostgreSQL, reached through two pools that belong to one event loop.
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    The connections of the second one only read: each statement commits itself, and there is nothing
+    to begin, to end or to take back.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10, max_overflow: int = 10) -> None:
         # Its errors go into logs: without what callers sent.
         where, arguments = address(url)
-        self._engine = create_async_engine(
-            where,
-            pool_size=pool_size,
-            pool_pre_ping=True,
-            hide_parameters=True,
-            connect_args=arguments,
+        shared = {
+            "pool_size": pool_size,
+            "max_overflow": max_overflow,
+            "hide_parameters": True,
+            "connect_args": arguments,
+        }
+        self._engine = create_async_engine(where, **shared)
+        self._reading = create_async_engine(
+            where, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, **shared
         )
+        for engine in (self._engine, self._reading):
+            event.listen(engine.sync_engine, "checkout", _refuse_what_was_closed)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+        self._readers = async_sessionmaker(self._reading, autoflush=False, expire_on_commit=False)
 
     async def close(self) -> None:
         await self._engine.dispose()
+        await self._reading.dispose()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -45,14 +58,29 @@ class Database:
                 raise
             await session.commit()
             promises: list[Promise] = session.info.pop(_PROMISES, [])
-        for promise in promises:
-            await asyncio.to_thread(promise)
+        if promises:
+            await asyncio.to_thread(_keep, promises)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncSession]:
+        """Read what is committed: each statement is a transaction, as there is nothing to commit.
+
+        A statement sees what was committed before it, just as in `transaction`; without BEGIN and
+        COMMIT it costs one round trip where that costs three.
+        """
+        async with self._readers() as session:
+            yield session
 
 
 @asynccontextmanager
-async def connected(url: str, *, pool_size: int = 2) -> AsyncIterator[Database]:
-    """Open a database for the length of a block."""
-    database = Database(url, pool_size=pool_size)
+async def connected(
+    url: str, *, pool_size: int = 2, max_overflow: int = 10
+) -> AsyncIterator[Database]:
+    """Open a database for the length of a block.
+
+    It keeps up to `pool_size` connections; those in overflow are made and ended with each use.
+    """
+    database = Database(url, pool_size=pool_size, max_overflow=max_overflow)
     try:
         yield database
     finally:
@@ -107,3 +135,21 @@ def after_commit(tx: AsyncSession, promise: Promise) -> None:
 def from_now(*, days: int = 0, minutes: int = 0, seconds: float = 0) -> Any:
     """Return the moment so long from now, or before it, by the database's clock."""
     return func.now() + func.make_interval(0, 0, 0, days, 0, minutes, seconds)
+
+
+def _keep(promises: list[Promise]) -> None:
+    for promise in promises:
+        promise()
+
+
+def _refuse_what_was_closed(connection: Any, *_: object) -> None:
+    """Have the pool connect anew when the server has closed a connection that lay in it.
+
+    A server that ends a session says so, and closes the socket: then there is something to read
+    where nothing was asked. To see that takes no round trip, which a ping would.
+
+    Raises:
+        InvalidatePoolError: so it is with this one, and then with the others.
+    """
+    if select.select([connection.driver_connection.fileno()], [], [], 0)[0]:
+        raise InvalidatePoolError

@@ -1,14 +1,16 @@
 """Prefixed random identifiers."""
 
 import secrets
-import string
 
-ALPHABET = string.ascii_letters + string.digits
+_PUNCTUATION = str.maketrans("", "", "-_")
 
 
 def token(length: int) -> str:
     """Return `length` random letters and digits, about 5.95 bits each."""
-    return "".join(secrets.choice(ALPHABET) for _ in range(length))
+    found = ""
+    while len(found) < length:
+        found += secrets.token_urlsafe(length).translate(_PUNCTUATION)
+    return found[:length]
 
 
 def new_id(prefix: str) -> str:

@@ -59,7 +59,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         stop_tracing = tracing.configure(settings.otlp_endpoint, service="basin-api")
-        async with connected(settings.database_url, pool_size=10) as db:
+        async with connected(settings.database_url, pool_size=10, max_overflow=0) as db:
             app.state.db, app.state.live, app.state.previews = db, Live(db), Previews(db)
             heard = {CHANNEL: app.state.live.heard, TOLD: app.state.previews.heard}
             async with (
@@ -94,7 +94,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     web.install(app)
     tenants = (organizations, operation, keys, webhooks, integrations)
     tuning = (jobs, stability, comparisons, permissions, graders)
-    for part in (files, uploads, *tuning, models, previews, workers, *tenants, health, metrics):
+    for part in (*tuning, files, uploads, models, previews, workers, *tenants, health, metrics):
         app.include_router(part.router)
     openapi.install(app)
     dashboard.install(app)

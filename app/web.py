@@ -56,22 +56,22 @@ FORM_SLACK_BYTES = 64 << 10  # boundaries and the other fields of an upload
 bearer = HTTPBearer(auto_error=False, description="A key made by `basin keys create`.")
 
 
-def _database(request: Request) -> Database:
+async def _database(request: Request) -> Database:
     database: Database = request.app.state.db
     return database
 
 
-def _settings(request: Request) -> ApiSettings:
+async def _settings(request: Request) -> ApiSettings:
     settings: ApiSettings = request.app.state.settings
     return settings
 
 
-def _bell(request: Request) -> Bell:
+async def _bell(request: Request) -> Bell:
     found: Bell = request.app.state.bell
     return found
 
 
-def _vault(request: Request) -> Vault:
+async def _vault(request: Request) -> Vault:
     found: Vault = request.app.state.vault
     return found
 
@@ -82,21 +82,28 @@ Ring = Annotated[Bell, Depends(_bell)]
 Seal = Annotated[Vault, Depends(_vault)]
 
 
-async def _transaction(db: Db) -> AsyncIterator[AsyncSession]:
+async def _transaction(request: Request) -> AsyncIterator[AsyncSession]:
+    db: Database = request.app.state.db
     async with db.transaction() as tx:
+        yield tx
+
+
+async def _reading(request: Request) -> AsyncIterator[AsyncSession]:
+    db: Database = request.app.state.db
+    async with db.reading() as tx:
         yield tx
 
 
 async def _caller(
     request: Request,
-    db: Db,
-    settings: Config,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> keys.Caller:
-    """Say who asks. A transaction of its own: an upload must not hold one for its whole length."""
+    """Say who asks. A read of its own: an upload must not hold one for its whole length."""
+    db: Database = request.app.state.db
+    settings: ApiSettings = request.app.state.settings
     if credentials is None:
         raise InvalidApiKey("No API key. Send the header `Authorization: Bearer sk-…`.")
-    async with db.transaction() as tx:
+    async with db.reading() as tx:
         caller = await keys.authenticate(
             tx,
             credentials.credentials,
@@ -157,7 +164,7 @@ class Repeat:
         return Submission(by, asked, idempotency_key=self.idempotency_key, again=self.again)
 
 
-def _repeat(
+async def _repeat(
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -195,6 +202,8 @@ STREAM = Depends(_hold_stream)
 WATCHER = Depends(_hold_watcher)
 # scope="function": the commit is done before the response leaves.
 Tx = Annotated[AsyncSession, Depends(_transaction, scope="function")]
+# For routes that change nothing.
+ReadTx = Annotated[AsyncSession, Depends(_reading, scope="function")]
 # Who asks, and what their key must allow: to look, to change something, to administer,
 # to operate: to administer every organization.
 Caller = Annotated[keys.Caller, Depends(_caller)]

@@ -19,7 +19,7 @@ from app.web import After, Caller, Config, Limit, MayRepeat, Ring, Tx, Writer
 router = APIRouter(prefix="/v1/comparisons", tags=["comparisons"])
 
 
-def _submission(body: CreateComparison, caller: Writer, sent: MayRepeat) -> Submitted:
+async def _submission(body: CreateComparison, caller: Writer, sent: MayRepeat) -> Submitted:
     """Name the request, so that a client that sends it again is told of the first comparison."""
     return sent.submission(caller, body)
 

@@ -5,7 +5,7 @@ import hmac
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import and_, bindparam, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import audit
@@ -23,6 +23,14 @@ _EXPIRED = and_(ApiKey.expires_at.is_not(None), ApiKey.expires_at <= func.now())
 LIVE = and_(
     ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
 )
+# Asked at each request, hence made once.
+_LIVE_KEY = select(
+    ApiKey.id,
+    ApiKey.organization_id,
+    ApiKey.scope,
+    ApiKey.digest,
+    case((ApiKey.previous_until > func.now(), ApiKey.previous_digest)).label("previous"),
+).where(ApiKey.id == bindparam("key_id"), LIVE)
 STATE = case((ApiKey.revoked_at.is_not(None), "revoked"), (_EXPIRED, "expired"), else_="live")
 
 
@@ -200,14 +208,10 @@ async def authenticate(
         InvalidApiKey: unknown, revoked or expired; the message is the same for all three.
     """
     key_id, secret = bearer[3 : 3 + ID_LENGTH], bearer[3 + ID_LENGTH :]
-    in_grace = ApiKey.previous_until > func.now()
-    query = select(ApiKey, case((in_grace, ApiKey.previous_digest)).label("previous")).where(
-        ApiKey.id == key_id, LIVE
-    )
-    found = (await tx.execute(query)).one_or_none()
-    key, previous = found or (None, None)
+    key = (await tx.execute(_LIVE_KEY, {"key_id": key_id})).one_or_none()
     given = digest(secret, pepper)
-    good = [hmac.compare_digest(kept or b"", given) for kept in (key and key.digest, previous)]
+    kept = (key.digest, key.previous) if key else (None, None)
+    good = [hmac.compare_digest(each or b"", given) for each in kept]
     if key is None or not any(good):
         raise InvalidApiKey("Incorrect API key. Make one with `basin keys create`.")
     return Caller(key.organization_id, key.id, ip, request_id, Scope(key.scope))

@@ -58,7 +58,7 @@ class Desk:
         return {"x-basin-preview": told}
 
 
-def _desk(request: Request, db: Db, caller: Writer, settings: Config) -> Desk:
+async def _desk(request: Request, db: Db, caller: Writer, settings: Config) -> Desk:
     return Desk(request, db, caller, settings, request.app.state.previews)
 
 

@@ -45,13 +45,22 @@ class Route:
 
 
 def routes() -> list[Route]:
+    found = [
+        Route(method, route.path)
+        for route in declared()
+        for method in getattr(route, "methods", None) or {"GET"}
+    ]
+    return sorted(found, key=lambda route: (route.path, route.method))
+
+
+def declared() -> Iterator[BaseRoute]:
+    """The routes as the application holds them."""
     settings = ApiSettings(
         database_url="postgresql+psycopg://nobody@localhost/nothing",
         redis_url="redis://localhost:1/0",
         key_pepper="a pepper for the routes only",
     )
-    found = _flat(create_app(settings).routes)
-    return sorted(found, key=lambda route: (route.path, route.method))
+    return _flat(create_app(settings).routes)
 
 
 def closed_routes() -> list[Route]:
@@ -68,11 +77,10 @@ def changing_routes() -> list[Route]:
     ]
 
 
-def _flat(found: Iterable[BaseRoute]) -> Iterator[Route]:
+def _flat(found: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
     for route in found:
         included = getattr(route, "original_router", None)
-        if included is not None:
+        if included is None:
+            yield route
+        else:
             yield from _flat(included.routes)
-            continue
-        for method in getattr(route, "methods", None) or {"GET"}:
-            yield Route(method, route.path)
