@@ -207,13 +207,21 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_list", "organization_id", "created_at", "id"),
+        Index("ix_jobs_status_list", "organization_id", "status", "created_at", "id"),
+        Index(
+            "ix_jobs_metadata",
+            "user_metadata",
+            postgresql_using="gin",
+            postgresql_ops={"user_metadata": "jsonb_path_ops"},
+        ),
         Index(
             "ix_jobs_waiting",
             "priority",
             "created_at",
             postgresql_where=text("status = 'queued'"),
         ),
-        Index("ix_jobs_leased", "lease_until", postgresql_where=text("status = 'running'")),
+        # Not over lease_until: while nothing that is indexed changes, a renewal writes no index.
+        Index("ix_jobs_running", "id", postgresql_where=text("status = 'running'")),
         Index("ix_jobs_outcome", "status", "error_code"),
         Index("ix_jobs_succeeded", "finished_at", postgresql_where=text("status = 'succeeded'")),
         Index("ix_jobs_training_file", "training_file_id"),

@@ -7,7 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CTE, Select, Subquery, func, literal, or_, select, text, union_all
+from sqlalchemy import (
+    CTE,
+    Select,
+    Subquery,
+    Text,
+    bindparam,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.jobs.states import JobStatus
@@ -157,21 +170,32 @@ def best(*, free: int, total: int, held: Sequence[str]) -> Select[Any]:
 
 async def places(tx: AsyncSession, job_ids: Sequence[str]) -> dict[str, Place]:
     """Return the places of those of some jobs that wait, by their ids."""
-    return await _places_in(tx, line(), job_ids)
+    return await _places_in(tx, _PLACES, job_ids)
 
 
 async def place_of(tx: AsyncSession, newcomer: Newcomer) -> Place:
     """Return where a job would stand that is submitted now."""
-    found = await _places_in(tx, line(newcomer), [NEWCOMER])
+    found = await _places_in(tx, _places(line(newcomer)), [NEWCOMER])
     return found[NEWCOMER]
 
 
-async def _places_in(tx: AsyncSession, queue: CTE, job_ids: Sequence[str]) -> dict[str, Place]:
-    query = select(queue.c.id, queue.c.place, queue.c.full).where(queue.c.id.in_(job_ids))
-    return {job_id: Place(number, full) for job_id, number, full in await tx.execute(query)}
+def _places(queue: CTE) -> Select[Any]:
+    """Select the places of `job_ids` in a queue."""
+    asked = bindparam("job_ids", type_=ARRAY(Text))
+    return select(queue.c.id, queue.c.place, queue.c.full).where(queue.c.id == func.any(asked))
+
+
+async def _places_in(
+    tx: AsyncSession, places: Select[Any], job_ids: Sequence[str]
+) -> dict[str, Place]:
+    found = await tx.execute(places, {"job_ids": list(job_ids)})
+    return {job_id: Place(number, full) for job_id, number, full in found}
 
 
 async def first_waiting(tx: AsyncSession) -> str | None:
     """Return the id of a job that waits and may start, if any does."""
     query = select(Job.id).where(Job.status == JobStatus.QUEUED, READY).limit(1)
     return (await tx.scalars(query)).first()
+
+
+_PLACES = _places(line())  # asked at each look at a job that waits, hence made once

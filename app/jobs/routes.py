@@ -28,6 +28,7 @@ from app.jobs.schemas import (
     event_out,
     job_out,
 )
+from app.jobs.states import JobStatus
 from app.jobs.stream import Live, Position
 from app.jobs.submissions import Request as Submitted
 from app.paging import ListOut, list_out
@@ -41,6 +42,7 @@ from app.web import (
     EventStream,
     Limit,
     MayRepeat,
+    ReadTx,
     Ring,
     Tx,
     Writer,
@@ -68,18 +70,18 @@ MESSAGE = {
 METADATA = re.compile(r"metadata\[(.+)\]")
 
 
-def _live(request: Request) -> Live:
+async def _live(request: Request) -> Live:
     live: Live = request.app.state.live
     return live
 
 
-def _metadata(request: Request) -> dict[str, str]:
+async def _metadata(request: Request) -> dict[str, str]:
     """Read metadata[key]=value from the query."""
     found = ((METADATA.fullmatch(name), value) for name, value in request.query_params.items())
     return {match[1]: value for match, value in found if match}
 
 
-def _submission(body: CreateJob, caller: Writer, sent: MayRepeat) -> Submitted:
+async def _submission(body: CreateJob, caller: Writer, sent: MayRepeat) -> Submitted:
     """Name the request, so that a client that sends it again is told of the first job."""
     return sent.submission(caller, body)
 
@@ -104,15 +106,17 @@ async def create_job(
 
 @router.get("", response_model=ListOut[JobOut])
 async def list_jobs(
-    tx: Tx,
+    tx: ReadTx,
     caller: Caller,
     metadata: Annotated[dict[str, str], Depends(_metadata)],
+    *,
+    status: Annotated[JobStatus | None, Query(description="All by default.")] = None,
     after: After = None,
     limit: Limit = 20,
 ) -> ListOut[JobOut]:
     """List your jobs, newest first; metadata[key]=value keeps those that carry it."""
     page = await service.list_jobs(
-        tx, caller.organization_id, metadata=metadata, after=after, limit=limit
+        tx, caller.organization_id, status=status, metadata=metadata, after=after, limit=limit
     )
     places = await service.queue_places(tx, page.data)
     shown = [job_out(job, places.get(job.id)) for job in page.data]
@@ -120,7 +124,7 @@ async def list_jobs(
 
 
 @router.get("/{job_id}", response_model=JobOut)
-async def get_job(job_id: str, tx: Tx, caller: Caller) -> JobOut:
+async def get_job(job_id: str, tx: ReadTx, caller: Caller) -> JobOut:
     """Show a job: status, progress, place in the queue, the resolved spec."""
     job = await service.get(tx, caller.organization_id, job_id)
     return job_out(job, await service.queue_place(tx, job))
@@ -151,7 +155,7 @@ async def resume_job(job_id: str, tx: Tx, caller: Writer, bell: Ring) -> JobOut:
 @router.get("/{job_id}/events", response_model=ListOut[EventOut])
 async def list_events(
     job_id: str,
-    tx: Tx,
+    tx: ReadTx,
     caller: Caller,
     *,
     kind: Annotated[EventType | None, Query(alias="type", description="All by default.")] = None,
@@ -167,7 +171,7 @@ async def list_events(
 
 @router.get("/{job_id}/checkpoints", response_model=ListOut[CheckpointOut])
 async def list_checkpoints(
-    job_id: str, tx: Tx, caller: Caller, after: After = None, limit: Limit = 10
+    job_id: str, tx: ReadTx, caller: Caller, after: After = None, limit: Limit = 10
 ) -> ListOut[CheckpointOut]:
     """List the adapters kept from the middle of the run, latest first."""
     page = await service.list_checkpoints(
@@ -177,7 +181,7 @@ async def list_checkpoints(
 
 
 @router.get("/{job_id}/attempts", response_model=AttemptsOut)
-async def list_attempts(job_id: str, tx: Tx, caller: Caller) -> AttemptsOut:
+async def list_attempts(job_id: str, tx: ReadTx, caller: Caller) -> AttemptsOut:
     """List every try at a job: where it ran, how far it came and how it ended."""
     attempts = await service.list_attempts(tx, caller.organization_id, job_id)
     return AttemptsOut(object="list", data=[attempt_out(attempt) for attempt in attempts])
@@ -186,7 +190,7 @@ async def list_attempts(job_id: str, tx: Tx, caller: Caller) -> AttemptsOut:
 @router.get("/{job_id}/metrics", response_model=MetricsOut)
 async def get_metrics(
     job_id: str,
-    tx: Tx,
+    tx: ReadTx,
     caller: Caller,
     *,
     name: Annotated[list[str] | None, Query(description="May stand several times.")] = None,
@@ -228,7 +232,7 @@ async def stream_job(
     is told again, with that attempt.
     """
     position = Position.parse(last_event_id or after)
-    async with db.transaction() as tx:
+    async with db.reading() as tx:
         await service.get(tx, caller.organization_id, job_id)
     return EventStream(live.watch(caller.organization_id, job_id, position, key_id=caller.key_id))
 
@@ -236,7 +240,7 @@ async def stream_job(
 @router.get("/{job_id}/logs", response_class=PlainTextResponse, dependencies=[STREAM])
 async def get_logs(job_id: str, db: Db, caller: Caller) -> Response:
     """Read what the run printed."""
-    async with db.transaction() as tx:
+    async with db.reading() as tx:
         await service.get(tx, caller.organization_id, job_id)
     pages = service.log_pages(db, job_id)
     return StreamingResponse(pages, media_type=PlainTextResponse.media_type)
@@ -246,7 +250,7 @@ async def get_logs(job_id: str, db: Db, caller: Caller) -> Response:
 @router.get("/{job_id}/adapter", operation_id="download_adapter", **ARCHIVE)
 async def get_adapter(request: Request, job_id: str, db: Db, caller: Caller) -> Response:
     """Download the adapter as a tar: ranges, ETag (its sha256) and HEAD work."""
-    async with db.transaction() as tx:
+    async with db.reading() as tx:
         stored = await service.adapter(tx, caller.organization_id, job_id)
     return blob_response(request, db, stored, media_type=TAR, filename=f"{job_id}.tar")
 
@@ -254,7 +258,7 @@ async def get_adapter(request: Request, job_id: str, db: Db, caller: Caller) -> 
 @router.get("/{job_id}/adapter/files", response_model=AdapterFilesOut)
 async def list_adapter_files(job_id: str, db: Db, caller: Caller) -> AdapterFilesOut:
     """List the files in the adapter's archive."""
-    async with db.transaction() as tx:
+    async with db.reading() as tx:
         stored = await service.adapter(tx, caller.organization_id, job_id)
     return adapter_files_out(await tars.entries(db, stored))
 
@@ -267,7 +271,7 @@ async def get_adapter_file(
     request: Request, job_id: str, name: str, db: Db, caller: Caller
 ) -> Response:
     """Download one file out of the adapter's archive: ranges, ETag and HEAD work."""
-    async with db.transaction() as tx:
+    async with db.reading() as tx:
         stored = await service.adapter(tx, caller.organization_id, job_id)
     entry = next((each for each in await tars.entries(db, stored) if each.name == name), None)
     if entry is None:
@@ -296,6 +300,6 @@ async def get_checkpoint_adapter(
     request: Request, job_id: str, checkpoint_id: str, db: Db, caller: Caller
 ) -> Response:
     """Download the adapter of a checkpoint as a tar."""
-    async with db.transaction() as tx:
+    async with db.reading() as tx:
         stored = await service.checkpoint_adapter(tx, caller.organization_id, job_id, checkpoint_id)
     return blob_response(request, db, stored, media_type=TAR, filename=f"{checkpoint_id}.tar")

@@ -398,7 +398,7 @@ class MetricsOut(BaseModel):
 
 def job_out(job: Job, queue: QueueOut | None = None) -> JobOut:
     """Show a row on the wire."""
-    spec = TrainSpec.model_validate(job.spec)
+    spec = TrainSpec.model_validate(job.spec).model_dump(mode="json")
     return JobOut(
         id=job.id,
         object="fine_tuning.job",
@@ -406,7 +406,7 @@ def job_out(job: Job, queue: QueueOut | None = None) -> JobOut:
         finished_at=int(job.finished_at.timestamp()) if job.finished_at else None,
         estimated_finish=_estimated_finish(job),
         model=job.model,
-        task=spec.task,
+        task=spec["task"],
         fine_tuned_model=job.fine_tuned_model,
         organization_id=job.organization_id,
         status=job.status,
@@ -417,7 +417,7 @@ def job_out(job: Job, queue: QueueOut | None = None) -> JobOut:
         error=_error(job),
         hyperparameters=job.hyperparameters,
         method=job.method,
-        seed=spec.seed,
+        seed=spec["seed"],
         metadata=job.user_metadata,
         integrations=job.integrations or [],
         suffix=job.suffix,
@@ -425,12 +425,12 @@ def job_out(job: Job, queue: QueueOut | None = None) -> JobOut:
         attempt=job.attempt,
         progress=ProgressOut(step=job.step, total_steps=job.total_steps),
         queue=queue,
-        peft=spec.peft.model_dump(mode="json"),
-        perturbation=spec.perturbation.model_dump(mode="json"),
-        training=spec.training.model_dump(mode="json"),
-        evaluation=spec.evaluation.model_dump(mode="json"),
-        resources=spec.resources.model_dump(mode="json"),
-        budget=spec.budget.model_dump(mode="json"),
+        peft=spec["peft"],
+        perturbation=spec["perturbation"],
+        training=spec["training"],
+        evaluation=spec["evaluation"],
+        resources=spec["resources"],
+        budget=spec["budget"],
     )
 
 

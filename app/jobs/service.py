@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import func, select, tuple_, update
+from sqlalchemy import bindparam, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import audit, blobs, tracing
@@ -44,6 +44,10 @@ log = structlog.get_logger()
 RAW, MINMAX = ("name", "step", "value"), ("name", "first", "low", "high", "mean")
 MAX_RAW_VALUES = 200_000  # of an answer with every value of a metric
 LOG_CHUNKS_A_PAGE = 100
+# Asked at each look at a job, hence made once.
+_OWN_JOB = select(Job).where(
+    Job.id == bindparam("job_id"), Job.organization_id == bindparam("organization_id")
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,6 @@ async def create(
     if asked.valid is not None:
         _tell_lint(tx, job_id, asked.valid, of="validation file")
     await tx.flush()
-    await tx.refresh(job)
     after_commit(tx, partial(bell.wake, job_id))
     after_commit(tx, partial(log.info, "job.submitted", job_id=job_id))
     return job
@@ -142,10 +145,10 @@ async def get(tx: AsyncSession, organization_id: str, job_id: str, *, hold: bool
     Raises:
         NotFound: no such job, or another tenant's.
     """
-    query = select(Job).where(Job.id == job_id, Job.organization_id == organization_id)
-    if hold:  # a run that ends just now has ended, or does so afterwards
-        query = query.with_for_update(key_share=True)
-    job = (await tx.execute(query)).scalar_one_or_none()
+    # With `hold`, a run that ends just now has ended, or does so afterwards.
+    query = _OWN_JOB.with_for_update(key_share=True) if hold else _OWN_JOB
+    own = {"job_id": job_id, "organization_id": organization_id}
+    job = (await tx.execute(query, own)).scalar_one_or_none()
     if job is None:
         raise NotFound(f"Could not find fine-tuning job: {job_id}.", param="fine_tuning_job_id")
     return job
@@ -170,7 +173,7 @@ async def queue_places(tx: AsyncSession, jobs: Sequence[Job]) -> dict[str, Queue
         return {}
     places = await queue.places(tx, [job.id for job in waiting])
     nodes = await workers.alive(tx)
-    typical_s = await workers.median_duration_s(tx)
+    typical_s = await workers.median_duration_s(tx) if nodes else None
     return {
         job.id: _queue_out(job, places[job.id], nodes, typical_s)
         for job in waiting
@@ -196,12 +199,15 @@ async def list_jobs(
     tx: AsyncSession,
     organization_id: str,
     *,
+    status: JobStatus | None = None,
     metadata: dict[str, str],
     after: str | None,
     limit: int,
 ) -> Page[Job]:
-    """Return a page of the caller's jobs that carry all of `metadata`, newest first."""
+    """Return a page of the caller's jobs of a status that carry all of `metadata`, newest first."""
     query = select(Job).where(Job.organization_id == organization_id)
+    if status:
+        query = query.where(Job.status == status)
     if metadata:
         query = query.where(Job.user_metadata.contains(metadata))
     if after:

@@ -11,7 +11,26 @@ from app.jobs.states import JobStatus
 from app.tables import Job, Json, Worker
 
 SILENCE_S = 30
+TYPICAL_OF = 50  # the last jobs that finished
 ALIVE = Worker.seen_at > func.now() - text(f"interval '{SILENCE_S} seconds'")
+
+# Asked at each look at a job that waits, hence made once.
+_ALIVE = select(Worker).where(ALIVE).order_by(Worker.hostname)
+_LEASES = select(
+    Job.worker,
+    Job.id,
+    Job.organization_id,
+    Job.spec["resources"]["gpus"].as_integer(),
+    Job.lease_until,
+).where(Job.status == JobStatus.RUNNING)
+_LASTED = (
+    select(func.extract("epoch", Job.finished_at - Job.started_at).label("s"))
+    .where(Job.status == JobStatus.SUCCEEDED, Job.started_at.is_not(None))
+    .order_by(Job.finished_at.desc())
+    .limit(TYPICAL_OF)
+    .subquery()
+)
+_MEDIAN_S = select(func.percentile_cont(0.5).within_group(_LASTED.c.s))
 
 
 @dataclass(frozen=True)
@@ -52,16 +71,9 @@ class Node:
 
 async def alive(tx: AsyncSession) -> list[Node]:
     """Return the workers heard of in the last 30 s, with the jobs they run."""
-    workers = list(await tx.scalars(select(Worker).where(ALIVE).order_by(Worker.hostname)))
-    query = select(
-        Job.worker,
-        Job.id,
-        Job.organization_id,
-        Job.spec["resources"]["gpus"].as_integer(),
-        Job.lease_until,
-    ).where(Job.status == JobStatus.RUNNING)
+    workers = list(await tx.scalars(_ALIVE))
     leases: dict[str | None, list[Lease]] = {}
-    for worker, *lease in await tx.execute(query):
+    for worker, *lease in await tx.execute(_LEASES) if workers else ():
         leases.setdefault(worker, []).append(Lease(*lease))
     return [
         Node(
@@ -111,18 +123,9 @@ def why_waiting(
     return "It is next, and starts within seconds."
 
 
-async def median_duration_s(tx: AsyncSession, *, jobs: int = 50) -> float | None:
+async def median_duration_s(tx: AsyncSession) -> float | None:
     """Return how long the last finished jobs ran, in seconds; None before the first."""
-    lasted = func.extract("epoch", Job.finished_at - Job.started_at).label("lasted")
-    last = (
-        select(lasted)
-        .where(Job.status == JobStatus.SUCCEEDED, Job.started_at.is_not(None))
-        .order_by(Job.finished_at.desc())
-        .limit(jobs)
-        .subquery()
-    )
-    median = func.percentile_cont(0.5).within_group(last.c.lasted)
-    found = (await tx.execute(select(median))).scalar_one()
+    found = (await tx.execute(_MEDIAN_S)).scalar_one()
     return None if found is None else float(found)
 
 
