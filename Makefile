@@ -1,4 +1,4 @@
-# make demo · make test · make check
+# make demo · make test · make check · make bench
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	2>/dev/null && echo $$p && break; done)
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow conformance fuzz audit dashboard check format clean
+.PHONY: help install demo test test-slow conformance fuzz audit bench bench-gpu dashboard check format clean
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
@@ -35,6 +35,13 @@ conformance: $(STAMP) ## Run the openai package's own tests against the service 
 
 fuzz: $(STAMP) ## Hold the service to its own OpenAPI document, for four minutes [FUZZ=long: an hour]
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.contract.fuzz $(if $(filter long,$(FUZZ)),--seconds 3600 --seed $$(date +%s))
+
+bench: $(STAMP) ## Measure everything that fits twenty minutes, and write docs/benchmarks.md
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m bench
+
+bench-gpu: $(STAMP) ## Measure what needs a CUDA device, in nine minutes
+	@$(BIN)/python -m bench --gpu
 
 audit: $(STAMP) ## Ask PyPI whether the packages that are pinned have known vulnerabilities
 	@$(BIN)/python -m tests.audit

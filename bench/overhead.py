@@ -26,6 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from app.jobs.spec import PerturbationSpec
+from bench.result import JsonFile, Line, compared, write
 from worker.trainer.perturbations import build
 
 SPECS = {
@@ -77,10 +78,12 @@ def main(
     batch: Annotated[int, typer.Option(help="Rows of a step.")] = 4,
     sequence: Annotated[int | None, typer.Option(help="Tokens of a row: 1024 on CUDA.")] = None,
     rounds: Annotated[int, typer.Option(help="Timed steps of each variant.")] = 20,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure what each perturbation costs against plain LoRA, and print a table for each rank."""
     where = "cuda" if device == "auto" and torch.cuda.is_available() else device
     where = "cpu" if where == "auto" else where
+    lines = []
     for r in rank or [8, 128]:
         base = load(model, where)
         config = LoraConfig(r=r, lora_alpha=2 * r, target_modules="all-linear")
@@ -91,7 +94,10 @@ def main(
         show(
             costs, title=f"{model or 'random LLaMA'} · {where} · r {r} · {batch} × {length} tokens"
         )
+        lines += lines_of(costs, of=f"r {r}, {batch} × {length} tokens, {where}")
         del base, adapted
+    if json_file is not None:
+        write(json_file, lines)
 
 
 def load(folder: Path | None, device: str, *, checkpointing: bool = True) -> Any:
@@ -212,6 +218,21 @@ def waits_of(step: Step, device: torch.device) -> int:
     with profile(activities=activities) as found:
         step()
     return sum(event.count for event in found.key_averages() if event.key in WAITS)
+
+
+def lines_of(costs: dict[str, Cost], *, of: str) -> list[Line]:
+    """Return a line of the time and one of the peak memory of each variant against plain LoRA."""
+    plain = costs["none"]
+    found = []
+    for name, cost in costs.items():
+        if cost is plain:
+            continue
+        milliseconds = [[1e3 * s for s in each.seconds] for each in (cost, plain)]
+        peaks = [[each.peak_bytes / 2**20] for each in (cost, plain)]
+        for what, unit, (ours, theirs) in (("step", "ms", milliseconds), ("peak", "MiB", peaks)):
+            title = f"{what} with {name}, {of}"
+            found.append(compared(title, unit, ours=ours, theirs=theirs, against="none"))
+    return found
 
 
 def show(costs: dict[str, Cost], *, title: str) -> None:

@@ -1,0 +1,177 @@
+"""Runs every bench that fits the time, and writes what came of it: `make bench`, `make bench-gpu`.
+
+Each bench is a process of its own that leaves its lines in a file. One that fails or takes too long
+is named, and the others go on; the exit code is 1 then. Whether a target is met changes no exit
+code: machines differ.
+"""
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench.result import Line, markdown, read, table
+
+DOCS = Path("docs")
+FAREWELL_S = 30  # for servers to end, and temporary folders to go
+GIB = 1 << 30
+SHOWN = ("fastapi", "uvicorn", "sqlalchemy", "psycopg", "torch", "transformers", "peft", "trl")
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A bench, with the sizes that fit its share of the time on two cores."""
+
+    module: str
+    minutes: float
+    arguments: Sequence[str] = ()
+
+
+# Twenty minutes on two cores in all. A new bench goes here, with its share.
+ON_CPU = (
+    Bench("bench.api", 8, ("--rounds", "2", "--picture", "docs/images/growth.svg")),
+    Bench("bench.stream", 1.5, ("--watchers", "500", "--seconds", "20")),
+    Bench("bench.overhead", 1.5, ("--rank", "8", "--device", "cpu")),
+)
+# Nine minutes on one GPU in all.
+ON_GPU = (Bench("bench.overhead", 4, ("--rank", "8", "--device", "cuda", "--rounds", "10")),)
+
+
+@dataclass
+class Done:
+    """What came of the benches: lines of each, and what went wrong with the others."""
+
+    lines: dict[str, list[Line]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def main(
+    only: Annotated[list[str] | None, typer.Option(help="A module; may be repeated.")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Those that need a CUDA device.")] = False,
+    write: Annotated[bool, typer.Option(help="Write the page under docs/.")] = True,
+) -> None:
+    """Run the benches one after the other, print one table and write it down."""
+    if gpu and not has_cuda():
+        console.print("There is no CUDA device here, so there is nothing to measure.")
+        raise typer.Exit(1)
+    known = ON_GPU if gpu else ON_CPU
+    chosen = [bench for bench in known if not only or bench.module in only]
+    began, busy = time.monotonic(), os.getloadavg()[0]
+    done = run_all(chosen)
+    lines = [line for each in done.lines.values() for line in each]
+    minutes = (time.monotonic() - began) / 60
+    Console().print(table(lines, title=f"{len(lines)} lines in {minutes:.0f} minutes"))
+    for module, why in done.failures.items():
+        console.print(f"{module}: {why}", style="red")
+    if write and not only:
+        page = DOCS / ("benchmarks-gpu.md" if gpu else "benchmarks.md")
+        page.write_text(page_of(chosen, done, minutes=minutes, busy=busy, gpu=gpu))
+        console.print(f"Written to {page}.")
+    if done.failures:
+        raise typer.Exit(1)
+
+
+def has_cuda() -> bool:
+    """Say whether torch sees a CUDA device."""
+    import torch  # noqa: PLC0415  the rest needs none
+
+    return torch.cuda.is_available()
+
+
+def run_all(benches: Sequence[Bench]) -> Done:
+    """Run them in turn, and say how far it is."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    done = Done()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Progress(*columns, console=console) as progress,
+    ):
+        task = progress.add_task("", total=sum(bench.minutes for bench in benches))
+        for bench in benches:
+            progress.update(task, description=f"{bench.module}, {bench.minutes:g} min")
+            left = Path(folder) / f"{bench.module}.jsonl"
+            why = run(bench, left)
+            if why is None:
+                done.lines[bench.module] = read(left)
+            else:
+                done.failures[bench.module] = why
+            progress.advance(task, bench.minutes)
+    return done
+
+
+def run(bench: Bench, left: Path) -> str | None:
+    """Run one, and return what went wrong: nothing, or a word for the reader."""
+    command = [sys.executable, "-m", bench.module, *bench.arguments, "--json", str(left)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        process.wait(timeout=2 * 60 * bench.minutes)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=FAREWELL_S)
+        process.kill()
+        process.wait()
+        return f"not ready within {2 * bench.minutes:g} minutes"
+    return None if process.returncode == 0 else f"ended with exit code {process.returncode}"
+
+
+def page_of(benches: Iterable[Bench], done: Done, *, minutes: float, busy: float, gpu: bool) -> str:
+    """Return the page under docs/."""
+    command = "make bench-gpu" if gpu else "make bench"
+    parts = [
+        "# Benchmarks on a GPU\n" if gpu else "# Benchmarks\n",
+        f"Written by `{command}` in {minutes:.0f} minutes; run it to see your machine's numbers.\n"
+        "*Ours* and *theirs* are medians of rounds that were taken in turn; *ratio* is ours to\n"
+        "theirs, the median over the rounds with its quartiles in brackets. A target bounds our\n"
+        "number, or the ratio where it ends with ×.\n",
+        machine(busy),
+    ]
+    for bench in benches:
+        parts.append(f"## `{' '.join(['python -m', bench.module, *bench.arguments])}`\n")
+        parts.append(
+            markdown(done.lines[bench.module])
+            if bench.module in done.lines
+            else f"It {done.failures[bench.module]}.\n"
+        )
+    return "\n".join(parts)
+
+
+def machine(busy: float) -> str:
+    """Return what it was measured on, and when."""
+    memory = psutil.virtual_memory().total / GIB
+    versions = ", ".join(f"{name} {version(name)}" for name in SHOWN)
+    return (
+        f"- {datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.release()}\n"
+        f"- {processor()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory;"
+        f" {busy:.1f} processes wanted to run when it began\n"
+        f"- Python {platform.python_version()}, {versions}\n"
+    )
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+if __name__ == "__main__":
+    typer.run(main)
