@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from fastapi.dependencies.models import Dependant
@@ -11,9 +12,11 @@ from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import connected
+from app.main import create_app
 from app.settings import ApiSettings
 from tests.app.route_table import declared
 
@@ -56,6 +59,20 @@ async def test_a_read_sees_what_was_committed_meanwhile(url: str):
             await tx.execute(text("DROP TABLE seen"))
 
     assert after == before + 1
+
+
+async def test_who_finds_no_connection_free_is_told_to_come_back(settings: ApiSettings):
+    app = create_app(settings)
+
+    @app.get("/waits")
+    async def waits() -> None:
+        raise NoConnectionFree
+
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://basin") as http:
+        answer = await http.get("/waits")
+
+    assert answer.status_code == 503 and answer.json()["error"]["message"]
 
 
 def test_nothing_that_a_route_depends_on_takes_a_thread():
