@@ -127,6 +127,21 @@ def address(url: str) -> tuple[URL, dict[str, Any]]:
     return found.difference_update_query([PREPARE]), {PREPARE: threshold}
 
 
+@asynccontextmanager
+async def planned_anew(tx: AsyncSession) -> AsyncIterator[None]:
+    """Have PostgreSQL plan the statements inside for the values that they come with.
+
+    Those that are sent often are prepared otherwise, and in the end planned once for any values.
+    """
+    raw = await (await tx.connection()).get_raw_connection()
+    driver: Any = raw.driver_connection
+    before, driver.prepare_threshold = driver.prepare_threshold, None
+    try:
+        yield
+    finally:
+        driver.prepare_threshold = before
+
+
 def after_commit(tx: AsyncSession, promise: Promise) -> None:
     """Call `promise` once the transaction is committed; never, when it is not."""
     tx.info.setdefault(_PROMISES, []).append(promise)

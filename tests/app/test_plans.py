@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.engine import Engine, make_url
 
 from app.db import Database
-from app.jobs import lease
+from app.jobs import lease, service
 from app.jobs.spec import StepDone
 from app.keys import service as keys
 from app.main import create_app
@@ -118,6 +118,20 @@ async def test_the_few_jobs_with_a_tag_are_found_without_a_look_at_the_others(
     assert len(answer.json()["data"]) == 1
     plans = [plan for query in asked for plan in nodes(explain(connection, query))]
     assert "ix_jobs_metadata" in {plan.get("Index Name") for plan in plans}
+
+
+async def test_a_list_by_tags_is_planned_for_its_own_tags(own: Database, body):
+    """A plan for any tag would be wrong for those of many jobs, or for those of few."""
+    kept = "SELECT statement FROM pg_prepared_statements WHERE statement LIKE '%user_metadata @>%'"
+    asked_often = {"metadata": {"team": "team-3"}, "after": None, "limit": 20}
+
+    async with own.reading() as tx:
+        owner = await tx.scalar(text("SELECT id FROM organizations WHERE name = 'plans'"))
+        pages = [await service.list_jobs(tx, owner, **asked_often) for _ in range(8)]
+        prepared = (await tx.scalars(text(kept))).all()
+
+    assert all(len(page.data) == 20 for page in pages)
+    assert prepared == []
 
 
 async def test_a_submission_goes_by_indexes(
