@@ -25,6 +25,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from app.embedded import end_of
 from bench.result import Line, markdown, read, table
 
 DOCS = Path("docs")
@@ -48,7 +49,7 @@ class Bench:
 ON_CPU = (
     Bench("bench.api", 9, ("--rounds", "2", "--picture", "docs/images/growth.svg")),
     Bench("bench.stream", 1.5, ("--watchers", "500", "--seconds", "20")),
-    Bench("bench.overhead", 1.5, ("--rank", "8", "--device", "cpu")),
+    Bench("bench.overhead", 2, ("--rank", "8", "--device", "cpu", "--rounds", "10")),
 )
 # Nine minutes on one GPU in all.
 ON_GPU = (Bench("bench.overhead", 4, ("--rank", "8", "--device", "cuda", "--rounds", "10")),)
@@ -79,7 +80,7 @@ def main(
     minutes = (time.monotonic() - began) / 60
     Console().print(table(lines, title=f"{len(lines)} lines in {minutes:.0f} minutes"))
     for module, why in done.failures.items():
-        console.print(f"{module}: {why}", style="red")
+        console.print(f"{module} {why}.", style="red")
     if write and not only:
         page = DOCS / ("benchmarks-gpu.md" if gpu else "benchmarks.md")
         page.write_text(page_of(chosen, done, minutes=minutes, busy=busy, gpu=gpu))
@@ -117,19 +118,29 @@ def run_all(benches: Sequence[Bench]) -> Done:
 
 
 def run(bench: Bench, left: Path) -> str | None:
-    """Run one, and return what went wrong: nothing, or a word for the reader."""
+    """Run one, and return what went wrong with it, if anything did."""
     command = [sys.executable, "-m", bench.module, *bench.arguments, "--json", str(left)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    log = left.with_suffix(".log")
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         process.wait(timeout=2 * 60 * bench.minutes)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=FAREWELL_S)
-        process.kill()
-        process.wait()
-        return f"not ready within {2 * bench.minutes:g} minutes"
-    return None if process.returncode == 0 else f"ended with exit code {process.returncode}"
+        end(process)
+        return f"was not ready within {2 * bench.minutes:g} minutes"
+    if process.returncode != 0:
+        console.print(end_of(log), markup=False)
+        return f"ended with exit code {process.returncode}"
+    return None
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Have a bench stop its servers, and stop it in any case."""
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=FAREWELL_S)
+    process.kill()
+    process.wait()
 
 
 def page_of(benches: Iterable[Bench], done: Done, *, minutes: float, busy: float, gpu: bool) -> str:
