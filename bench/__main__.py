@@ -48,6 +48,7 @@ class Bench:
 # Twenty minutes on two cores in all. A new bench goes here, with its share.
 ON_CPU = (
     Bench("bench.api", 9, ("--rounds", "2", "--picture", "docs/images/growth.svg")),
+    Bench("bench.blobs", 2, ("--megabytes", "256", "--rounds", "3")),
     Bench("bench.stream", 1.5, ("--watchers", "500", "--seconds", "20")),
     Bench("bench.overhead", 2, ("--rank", "8", "--device", "cpu", "--rounds", "10")),
 )
