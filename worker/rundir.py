@@ -107,6 +107,13 @@ class LineTail:
         """Look again from there: what was read could not be passed on."""
         self._offset = mark
 
+    def has_grown(self) -> bool:
+        """Whether there is more than what was read."""
+        try:
+            return self._path.stat().st_size > self._offset
+        except FileNotFoundError:
+            return False
+
     def read(self, limit: int = 1 << 20) -> bytes:
         """Return the new whole lines, at most about `limit` bytes of them, or nothing."""
         try:

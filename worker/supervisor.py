@@ -46,6 +46,7 @@ from worker.uploads import own, store, store_checkpoint, store_exports, upload
 log = structlog.get_logger()
 
 RELAY_S = 1.0
+LOOK_S = 0.05  # for the first step: somebody may be waiting for it
 STOP_GRACE_S = 30.0
 FAILED_GRACE_S = 5.0  # ranks may hang, waiting for the one that failed
 BUDGET_GRACE_S = 120.0  # to end the step, evaluate, and prove the adapter
@@ -251,7 +252,7 @@ async def _watch(run: Run, process: Process, *, ends_at: float | None) -> int:
     kill_at: float | None = None
     ended = asyncio.ensure_future(process.wait())
     while not ended.done():
-        await asyncio.wait([ended], timeout=RELAY_S)
+        await _next_relay(run, ended)
         await _relay_or_wait(run)
         kill_at = _stop(run, process, kill_at, ends_at=ends_at)
         if kill_at is not None and time.monotonic() >= kill_at:
@@ -259,6 +260,17 @@ async def _watch(run: Run, process: Process, *, ends_at: float | None) -> int:
     while await patiently(run, lambda: relay(run)):
         pass
     return await ended
+
+
+async def _next_relay(run: Run, ended: asyncio.Future[int]) -> None:
+    """Wait a second, or until the run ends; until its first step is told, for whatever it says."""
+    if run.last_step is not None:
+        await asyncio.wait([ended], timeout=RELAY_S)
+        return
+    for _ in range(round(RELAY_S / LOOK_S)):
+        await asyncio.wait([ended], timeout=LOOK_S)
+        if ended.done() or run.events.has_grown():
+            return
 
 
 def _stop(

@@ -70,3 +70,13 @@ def test_an_atomic_write_leaves_no_temporary_file(tmp_path: Path):
     write_atomic(tmp_path / "a", b"1")
 
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_tail_knows_that_its_file_has_grown(tmp_path: Path):
+    tail = LineTail(tmp_path / "events.jsonl")
+
+    assert not tail.has_grown()
+    (tmp_path / "events.jsonl").write_text("one\n")
+    assert tail.has_grown()
+    tail.read()
+    assert not tail.has_grown()
