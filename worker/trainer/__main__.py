@@ -1,5 +1,6 @@
 """`python -m worker.trainer RUN_DIR`: one run, or one rank of it."""
 
+import gc
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ def main() -> int:
     """Train the run; a failure is an event for the user and a traceback in the log."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    gc.freeze()  # what the libraries made stays: no collection has to look at a million objects
     distributed.join()
     ranked = distributed.is_ranked()
     run = RunDir(Path(sys.argv[1]), quiet=not distributed.is_first())
