@@ -55,6 +55,12 @@ class Settings(BaseSettings):
         default=30, gt=0, description="a paused job can be carried on exactly for so long"
     )
 
+    warm_trainers: bool = Field(
+        default=True,
+        description="keep a process for each device that waits for its next run with everything"
+        " imported",
+    )
+
     preview: Literal["cpu", "cuda", "auto", "off"] = Field(
         default="cpu", description="where models are tried: cpu, cuda, auto (a GPU if any) or off"
     )

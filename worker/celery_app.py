@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery.signals import setup_logging, worker_init, worker_shutdown, worker_shutting_down
@@ -16,6 +17,7 @@ from worker.devices import DevicePool, named_devices
 from worker.previewer import preview, preview_device
 from worker.sweep import pulse, sweep_once, tidy
 from worker.tasks import train_waiting
+from worker.warm import warm_trainers
 
 SWEEP_S = 10.0
 
@@ -26,6 +28,7 @@ shutdown = threading.Event()
 threads: list[threading.Thread] = []  # beside Celery's own
 hostname = socket.gethostname()
 worker_name = f"{hostname}-{os.getpid()}"
+warm = warm_trainers(settings, inherited_environment(), devices.all)
 stop_tracing = tracing.configure(settings.otlp_endpoint, service="basin-worker")
 
 app = make_celery(settings.redis_url)
@@ -61,7 +64,12 @@ def sweep_now() -> None:
 
 def _train() -> None:
     train_waiting(
-        settings, inherited_environment(), worker=worker_name, devices=devices, shutdown=shutdown
+        settings,
+        inherited_environment(),
+        worker=worker_name,
+        devices=devices,
+        warm=warm,
+        shutdown=shutdown,
     )
 
 
@@ -77,6 +85,8 @@ def _start_pulse(**_: Any) -> None:
     _start(_pulse, name="pulse")
     if previews_on is not None:
         _start(_preview, name="previewer")
+    if warm is not None:
+        _start(partial(warm.keep, shutdown), name="warm")
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]  # Celery is untyped

@@ -8,6 +8,7 @@ from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -19,7 +20,22 @@ INHERITED = (
     "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_CACHE", "CUDA_HOME", "SSL_CERT_FILE",
 )  # fmt: skip
 
+DEVICES = "CUDA_VISIBLE_DEVICES"
 LINE_BYTES = 16 << 20  # the longest line that a process says
+
+
+class Running(Protocol):
+    """A process of ours, ended or not: asyncio's, or one that was there before its run."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def send_signal(self, signal: int, /) -> None: ...
+
+    async def wait(self) -> int: ...
 
 
 def train_command(run: Path, resources: ResourcesSpec) -> list[str]:
@@ -43,7 +59,7 @@ def train_environment(
     """Return a run's environment: what it needs to compute, no setting or secret of the service."""
     environment = {name: inherited[name] for name in INHERITED if name in inherited}
     environment |= {
-        "CUDA_VISIBLE_DEVICES": ",".join(device for device in devices if device != "cpu"),
+        DEVICES: ",".join(device for device in devices if device != "cpu"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -87,13 +103,13 @@ async def launch_talking(
         )
 
 
-def ask(process: Process) -> None:
+def ask(process: Running) -> None:
     """Ask a run to save a checkpoint after its current step and stop; torchrun asks its ranks."""
     if process.returncode is None:
         process.send_signal(signal.SIGTERM)
 
 
-async def kill(process: Process) -> None:
+async def kill(process: Running) -> None:
     """End the run and whatever it started.
 
     torchrun gives each rank a session of its own: whoever descends from the run is listed before

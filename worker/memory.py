@@ -8,6 +8,8 @@ from app.jobs.spec import StepDone, TrainSpec
 
 VMSTAT = Path("/proc/vmstat")
 LIMIT = Path("/sys/fs/cgroup/memory.max")
+SCORE = Path("/proc/self/oom_score_adj")
+FIRST_TO_GO = "800"  # of 1000
 GIB = 1 << 30
 
 
@@ -28,6 +30,19 @@ def total_bytes() -> int:
     except OSError:
         return total
     return total if limit == "max" else min(total, int(limit))
+
+
+def set_score(score: str) -> str | None:
+    """Say how soon the system is to end this process when memory is short, −1000 to 1000.
+
+    Returns what it was before; None where a sandbox forbids it.
+    """
+    try:
+        before = SCORE.read_text()
+        SCORE.write_text(score)
+    except OSError:
+        return None
+    return before
 
 
 def killed(spec: TrainSpec, last: StepDone | None) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import time
-from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -16,6 +15,7 @@ from app.jobs import lease
 from app.jobs.lease import Claim, LeaseLostError
 from app.jobs.spec import CheckpointSaved, StepDone, TrainEvent
 from worker import launcher
+from worker.launcher import Running
 from worker.rundir import LineTail, RunDir
 from worker.telemetry import FAILURES, RENEWALS
 from worker.traces import StepSpans
@@ -40,7 +40,7 @@ class Run:
     shutdown: threading.Event
     events: LineTail = field(init=False)
     printed: LineTail = field(init=False)
-    process: Process | None = None
+    process: Running | None = None
     last: TrainEvent | None = None
     last_step: StepDone | None = None  # told to the database
     stop: str | None = None

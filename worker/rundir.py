@@ -11,6 +11,8 @@ from app.jobs.spec import TrainEvent, TrainSpec, train_event
 
 CHECKPOINT = "checkpoint-"  # and the step: the Trainer's name for a folder to resume from
 COMPLETE = "complete"  # written last: a checkpoint without it was cut short
+# What a process says that waits for its run folder: that it does, and that it was given one.
+READY, BEGUN = b"ready\n", b"begun\n"
 
 
 class Placement(BaseModel):

@@ -7,7 +7,6 @@ import io
 import shutil
 import threading
 import time
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +41,7 @@ from worker.relay import relay
 from worker.run import DATABASE_AWAY, Run, guard, keep, patiently
 from worker.rundir import Placement, RunDir, step_of, write_atomic
 from worker.uploads import own, store, store_checkpoint, store_exports, upload
+from worker.warm import WarmTrainers
 
 log = structlog.get_logger()
 
@@ -65,6 +65,7 @@ async def run_next(
     *,
     worker: str,
     devices: DevicePool,
+    warm: WarmTrainers | None,
     shutdown: threading.Event,
 ) -> bool:
     """Run the best waiting job that the free devices can hold to its end; False when none waits."""
@@ -84,7 +85,7 @@ async def run_next(
         ):
             log.info("job.claimed", devices=held)
             try:
-                await _hold(run, settings, environment, devices=held)
+                await _hold(run, settings, environment, devices=held, warm=warm)
             except* LeaseLostError as lost:
                 log.warning("job.lease_lost", why=str(lost.exceptions[0]))
                 await _let_go(run)
@@ -113,27 +114,40 @@ async def claim_job(
 
 
 async def _hold(
-    run: Run, settings: Settings, environment: Mapping[str, str], *, devices: Sequence[str]
+    run: Run,
+    settings: Settings,
+    environment: Mapping[str, str],
+    *,
+    devices: Sequence[str],
+    warm: WarmTrainers | None,
 ) -> None:
     """Run the job while the hold on it is kept; whichever task fails ends the others."""
     async with asyncio.TaskGroup() as group:
         run.uploading = group.create_task(upload(run, max_bytes=settings.max_resume_bytes))
         beside = [group.create_task(keep(run)), group.create_task(guard(run)), run.uploading]
         try:
-            await _run(run, settings, environment, devices=devices)
+            await _run(run, settings, environment, devices=devices, warm=warm)
         finally:
             for task in beside:
                 task.cancel()
 
 
 async def _run(
-    run: Run, settings: Settings, environment: Mapping[str, str], *, devices: Sequence[str]
+    run: Run,
+    settings: Settings,
+    environment: Mapping[str, str],
+    *,
+    devices: Sequence[str],
+    warm: WarmTrainers | None,
 ) -> None:
     try:
         with tracing.span("prepare"):
             placement = await _prepare(run, settings)
         with tracing.span("train"):
-            result = await _train(run, placement, environment, devices=devices)
+            its_own = launcher.train_environment(
+                environment, devices=devices, offline=placement.source == "folder"
+            )
+            result = await _train(run, placement, its_own, warm=warm)
             run.spans.flush()
     except ModelNotFound as error:
         result = FailedRun(Failure("base_model_unreadable", error.message, error.param))
@@ -146,17 +160,11 @@ async def _run(
 
 
 async def _train(
-    run: Run, placement: Placement, environment: Mapping[str, str], *, devices: Sequence[str]
+    run: Run, placement: Placement, environment: Mapping[str, str], *, warm: WarmTrainers | None
 ) -> Outcome:
     """Launch the run, see it to its end, and judge that."""
     kills = memory.oom_kills()
-    run.process = await launcher.launch(
-        launcher.train_command(run.folder.path, run.claim.spec.resources),
-        environment=launcher.train_environment(
-            environment, devices=devices, offline=placement.source == "folder"
-        ),
-        log=run.folder.log,
-    )
+    run.process = await _launch(run, environment, warm)
     try:
         exit_code = await _watch(run, run.process, ends_at=placement.ends_at)
     finally:
@@ -169,6 +177,21 @@ async def _train(
         stop=run.stop,
         out_of_memory=told,
         disk_full=free.free < FULL_BYTES,
+    )
+
+
+async def _launch(
+    run: Run, environment: Mapping[str, str], warm: WarmTrainers | None
+) -> launcher.Running:
+    """Begin in the process that waits for it, or start one; ranks are torchrun's to start."""
+    folder, resources = run.folder, run.claim.spec.resources
+    if warm is not None and not resources.ranked:
+        # Milliseconds, on a loop that has nothing else to do: not to be cancelled half-way.
+        waited = warm.begin(folder.path, environment)
+        if waited is not None:
+            return waited
+    return await launcher.launch(
+        launcher.train_command(folder.path, resources), environment=environment, log=folder.log
     )
 
 
@@ -247,7 +270,7 @@ async def _tell_untold(run: Run, said: Sequence[TrainEvent]) -> None:
         await lease.record(tx, run.claim, untold)
 
 
-async def _watch(run: Run, process: Process, *, ends_at: float | None) -> int:
+async def _watch(run: Run, process: launcher.Running, *, ends_at: float | None) -> int:
     """Relay until the run is over; pass stop requests on. Returns its exit code."""
     kill_at: float | None = None
     ended = asyncio.ensure_future(process.wait())
@@ -274,7 +297,7 @@ async def _next_relay(run: Run, ended: asyncio.Future[int]) -> None:
 
 
 def _stop(
-    run: Run, process: Process, kill_at: float | None, *, ends_at: float | None
+    run: Run, process: launcher.Running, kill_at: float | None, *, ends_at: float | None
 ) -> float | None:
     """Pass on what the run is asked to do; return when it is to be killed, if it is."""
     now = time.monotonic()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from app.settings import Settings
 from worker.devices import DevicePool
 from worker.supervisor import run_next
+from worker.warm import WarmTrainers
 
 
 def train_waiting(
@@ -15,10 +16,13 @@ def train_waiting(
     *,
     worker: str,
     devices: DevicePool,
+    warm: WarmTrainers | None,
     shutdown: threading.Event,
 ) -> None:
     """Run waiting jobs until none waits that the free devices can hold."""
     while not shutdown.is_set() and asyncio.run(
-        run_next(settings, environment, worker=worker, devices=devices, shutdown=shutdown)
+        run_next(
+            settings, environment, worker=worker, devices=devices, warm=warm, shutdown=shutdown
+        )
     ):
         pass

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -31,6 +32,7 @@ from tests.waiting import answers, free_port, wait_until
 
 OVER = ("succeeded", "failed", "cancelled")
 JOBS = "/fine_tuning/jobs"
+WAITS = '"warm_trainer.waits"'
 
 
 @dataclass
@@ -99,6 +101,27 @@ class Cluster:
             kill(process)
         worker.process.wait()
 
+    def warm(self, worker: Worker) -> list[psutil.Process]:
+        """What waits for a run on a worker, or gets ready to."""
+        return [
+            child
+            for child in psutil.Process(worker.process.pid).children()
+            if child.status() != psutil.STATUS_ZOMBIE and "worker.trainer.warm" in child.cmdline()
+        ]
+
+    def wait_for_warm(self, worker: Worker, *, timeout_s: float = 120) -> psutil.Process:
+        """Return the process that a worker says to be waiting for a run."""
+        found: list[psutil.Process] = []
+
+        def one_waits() -> bool:
+            told = [line for line in worker.log.read_text().splitlines() if WAITS in line]
+            pids = {json.loads(line)["pid"] for line in told}
+            found[:] = [process for process in self.warm(worker) if process.pid in pids]
+            return bool(found)
+
+        wait_until(one_waits, timeout_s=timeout_s)
+        return found[0]
+
     def start_postgres(self) -> None:
         self.servers["postgres"] = start_postgres(self.root / "data", self._sockets)
 
@@ -120,11 +143,15 @@ class Cluster:
 
     # jobs
 
-    def submit(self, **body: Any) -> str:
+    def upload(self, rows: bytes) -> str:
         with self.http as http:
-            upload = {"file": ("t.jsonl", jsonl(24))}
-            file = http.post("/files", data={"purpose": "fine-tune"}, files=upload).json()
-            asked = {"model": "tiny-llama", "training_file": file["id"], "seed": 7}
+            form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("t.jsonl", rows)}}
+            file_id: str = http.post("/files", **form).json()["id"]
+        return file_id
+
+    def submit(self, **body: Any) -> str:
+        asked = {"model": "tiny-llama", "training_file": self.upload(jsonl(24)), "seed": 7}
+        with self.http as http:
             made = http.post(JOBS, json=asked | body)
         assert made.status_code == 200, made.text
         job_id: str = made.json()["id"]

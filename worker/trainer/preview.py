@@ -10,19 +10,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from queue import SimpleQueue
 
 import torch
 
+from worker import memory
 from worker.dialogue import Answered, Piece, Refused, Said, Show, request
 from worker.trainer.faults import RunError
 from worker.trainer.generate import generate
 from worker.trainer.loaded import Cache
 
-OOM_SCORE = Path("/proc/self/oom_score_adj")
-FIRST_TO_GO = "800"  # of 1000: when memory is short, a preview ends before a run does
 NICE = 10
 TOLD_APART = ("invalid_value", "context_length_exceeded", "service_unavailable")
 OUT_OF_MEMORY = (
@@ -125,8 +122,7 @@ def _take_output() -> Say:
 def _step_back() -> None:
     """Let runs go first, with the processor and with memory."""
     os.nice(NICE)
-    with suppress(OSError):  # where a sandbox forbids it
-        OOM_SCORE.write_text(FIRST_TO_GO)
+    memory.set_score(memory.FIRST_TO_GO)
 
 
 if __name__ == "__main__":
