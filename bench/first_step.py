@@ -9,19 +9,16 @@ the lines.
 
 import asyncio
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import httpx
 import psutil
 import typer
 from rich.console import Console
 
 from bench.result import JsonFile, Line, Target, alone, compared, report
-from tests.app.watching import Watch
+from bench.service import Course, course
 from tests.chaos.cluster import Cluster, Worker, kill, running
 from tests.factories import jsonl, make_model_folder
 from tests.waiting import wait_until
@@ -36,45 +33,15 @@ BODY = {
 TARGET = Target(sign="≤", bound=1.5)
 ROWS = 24
 MIB = 1 << 20
-STEPPED = "SELECT extract(epoch FROM min(ts)) FROM metrics WHERE job_id = %s AND step = 1"
 
 
-@dataclass(frozen=True)
-class Seconds:
-    """From before the job was submitted to its first step: taken, and seen through the API."""
-
-    taken: float
-    seen: float
-
-
-async def first_step(cluster: Cluster, training_file: str) -> Seconds:
-    """Submit a job, watch it, and wait for its end."""
-    async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{cluster.port}/v1",
-        headers={"Authorization": f"Bearer {cluster.key}"},
-        timeout=120,
-    ) as client:
-        body = BODY | {"training_file": training_file}
-        submitted_at = time.time()
-        made = await client.post("/fine_tuning/jobs", json=body)
-        job_id = made.raise_for_status().json()["id"]
-        watch = Watch(client, job_id)
-        await watch.read_until(lambda: any(step == 1 for _, step in watch.steps()))
-        seen_at = time.time()
-        await watch.read()
-    status = cluster.job(job_id)["status"]
-    assert status == "succeeded", cluster.job(job_id)
-    ((taken_at,),) = cluster.sql(STEPPED, job_id)
-    return Seconds(float(taken_at) - submitted_at, seen_at - submitted_at)
-
-
-def measure(cluster: Cluster, worker: Worker, kind: Kind, training_file: str) -> Seconds:
+def measure(cluster: Cluster, worker: Worker, kind: Kind, training_file: str) -> Course:
     """Time one job on a worker that has nothing else to do."""
     process = cluster.wait_for_warm(worker)
     if kind == "cold":
         kill(process)
         wait_until(lambda: not cluster.warm(worker), timeout_s=10)
-    return asyncio.run(first_step(cluster, training_file))
+    return asyncio.run(course(cluster, BODY | {"training_file": training_file}))
 
 
 def memory_bytes(process: psutil.Process) -> tuple[int, int]:
@@ -83,10 +50,10 @@ def memory_bytes(process: psutil.Process) -> tuple[int, int]:
     return found.rss, found.uss
 
 
-def lines(times: Mapping[Kind, Sequence[Seconds]], rss: int, uss: int) -> list[Line]:
+def lines(times: Mapping[Kind, Sequence[Course]], rss: int, uss: int) -> list[Line]:
     """Return what was found, as lines of the benchmark table."""
 
-    def line(what: str, pick: Callable[[Seconds], float], target: Target | None) -> Line:
+    def line(what: str, pick: Callable[[Course], float], target: Target | None) -> Line:
         return compared(
             what,
             "s",
@@ -97,8 +64,8 @@ def lines(times: Mapping[Kind, Sequence[Seconds]], rss: int, uss: int) -> list[L
         )
 
     return [
-        line("submit → first step taken", lambda each: each.taken, TARGET),
-        line("submit → first step in the stream", lambda each: each.seen, None),
+        line("submit → first step taken", lambda each: each.first_step, TARGET),
+        line("submit → first step in the stream", lambda each: each.first_step_seen, TARGET),
         alone("a waiting process, resident", "MiB", [rss / MIB]),
         alone("of that its own alone", "MiB", [uss / MIB]),
     ]
@@ -109,7 +76,7 @@ def main(
     json_file: JsonFile = None,
 ) -> None:
     """Time warm and cold starts by turns, after one of each that is not counted."""
-    times: dict[Kind, list[Seconds]] = {"warm": [], "cold": []}
+    times: dict[Kind, list[Course]] = {"warm": [], "cold": []}
     with tempfile.TemporaryDirectory() as models, running(Path(models)) as cluster:
         make_model_folder(Path(models) / "tiny-llama")
         worker = cluster.start_worker()
@@ -118,7 +85,7 @@ def main(
         for _ in range(rounds + 1):
             for kind, found in times.items():
                 found.append(measure(cluster, worker, kind, training_file))
-                Console().print(kind, found[-1])
+                Console().print(f"{kind}: first step after {found[-1].first_step:.2f} s")
     report(lines({kind: found[1:] for kind, found in times.items()}, rss, uss), json_file)
 
 

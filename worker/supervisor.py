@@ -38,7 +38,7 @@ from worker.outcome import (
     outcome,
 )
 from worker.relay import relay
-from worker.run import DATABASE_AWAY, Run, guard, keep, patiently
+from worker.run import AWAY_S, DATABASE_AWAY, Run, guard, keep, patiently
 from worker.rundir import Placement, RunDir, step_of, write_atomic
 from worker.uploads import own, store, store_checkpoint, store_exports, upload
 from worker.warm import WarmTrainers
@@ -324,6 +324,7 @@ async def _relay_or_wait(run: Run) -> None:
         await relay(run)
     except DATABASE_AWAY as error:
         log.warning("relay.postponed", job_id=run.claim.job_id, error=str(error.orig))
+        await asyncio.sleep(AWAY_S)
 
 
 async def _finish(run: Run, result: Outcome, *, max_resume_bytes: int) -> None:

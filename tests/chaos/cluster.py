@@ -80,13 +80,16 @@ class Cluster:
             )
         wait_until(lambda: answers(f"http://127.0.0.1:{self.port}"), timeout_s=60)
 
-    def start_worker(self, *, devices: str = "cpu", data: Path | None = None) -> Worker:
+    def start_worker(
+        self, *, devices: str = "cpu", data: Path | None = None, warm: bool = True
+    ) -> Worker:
         data = data or self.root / f"worker-{len(self.workers)}"
         log = self.root / f"worker-{len(self.workers)}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"],
-                env=self._environment(data) | {"BASIN_DEVICES": devices},
+                env=self._environment(data)
+                | {"BASIN_DEVICES": devices, "BASIN_WARM_TRAINERS": str(warm)},
                 stdout=output,
                 stderr=output,
             )
