@@ -83,6 +83,7 @@ class Mischief:
             child
             for worker in self._workers()
             for child in psutil.Process(worker.process.pid).children()
+            if child not in self.cluster.warm(worker)
         ]
         if runs:
             kill(self.rng.choice(runs))

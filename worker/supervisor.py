@@ -185,11 +185,9 @@ async def _launch(
 ) -> launcher.Running:
     """Begin in the process that waits for it, or start one; ranks are torchrun's to start."""
     folder, resources = run.folder, run.claim.spec.resources
-    if warm is not None and not resources.ranked:
-        # Milliseconds, on a loop that has nothing else to do: not to be cancelled half-way.
-        waited = warm.begin(folder.path, environment)
-        if waited is not None:
-            return waited
+    waits = warm.take(environment) if warm is not None and not resources.ranked else None
+    if waits is not None and await waits.begin(folder.path):
+        return waits
     return await launcher.launch(
         launcher.train_command(folder.path, resources), environment=environment, log=folder.log
     )

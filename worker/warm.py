@@ -7,7 +7,6 @@ standard input, as `worker.trainer.warm` says.
 
 import asyncio
 import os
-import selectors
 import signal
 import subprocess
 import sys
@@ -30,7 +29,8 @@ log = structlog.get_logger()
 LOOK_S = 0.5
 REST_S = 10.0  # after one was used: its run is to get going before the next one's import
 AGAIN_S = 30.0  # after one died
-BEGIN_S = 5.0  # until it has begun, once it knows its run
+IMPORT_S, BEGIN_S = 60.0, 5.0  # the longest that it imports, and that it begins
+POLL_S = 0.01
 LAST_BYTES = 2000
 LONGEST_NAME = 80  # of a run's folder below the folder of all: a job's id and an attempt
 
@@ -109,22 +109,33 @@ class WarmProcess:
         self._ready = self._ready or self._said.read(len(READY)) == READY
         return self._ready and self.returncode is None
 
-    def begin(self, folder: Path) -> bool:
-        """Let it be the run of a folder; it is ended, and False returned, when it does not begin.
+    async def begin(self, folder: Path) -> bool:
+        """Let it be the run of a folder, once it has imported all, or end it.
 
-        A process that was killed meanwhile does not, nor one that hangs.
+        Returns whether it began: one that was killed meanwhile does not, nor one that hangs.
         """
-        with suppress(BrokenPipeError):
-            self._order.write(os.fsencode(folder))
-        self._order.close()
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._said, selectors.EVENT_READ)
-            begun = bool(selector.select(BEGIN_S)) and self._said.read(len(BEGUN)) == BEGUN
-        if begun:
-            self._close()
-        else:
-            self.end()
+        begun = False
+        try:
+            with suppress(BrokenPipeError):
+                self._order.write(os.fsencode(folder))
+            self._order.close()
+            begun = await self._begins()
+        finally:
+            if begun:
+                self._close()
+            else:
+                last = self.last_words()
+                log.warning("warm_trainer.not_begun", exit_code=self.returncode, last=last)
+                self.end()
         return begun
+
+    async def _begins(self) -> bool:
+        ends_at = time.monotonic() + (BEGIN_S if self.is_ready() else IMPORT_S)
+        while not (self.is_ready() and self._said.read(len(BEGUN)) == BEGUN):
+            if self.returncode is not None or time.monotonic() >= ends_at:
+                return False
+            await asyncio.sleep(POLL_S)
+        return True
 
     def end(self) -> None:
         """End it, and whatever it started."""
@@ -152,6 +163,9 @@ class Place:
     process: WarmProcess | None = None
     empty_until: float = 0.0
     told: bool = False
+
+    def is_ready(self) -> bool:
+        return self.process is not None and self.process.is_ready()
 
 
 class WarmTrainers:
@@ -190,29 +204,23 @@ class WarmTrainers:
             for process in self._used:
                 process.join()
 
-    def begin(self, folder: Path, environment: Mapping[str, str]) -> WarmProcess | None:
-        """Return a process that has begun the run of a folder, in just this environment, or None.
+    def take(self, environment: Mapping[str, str]) -> WarmProcess | None:
+        """Return a process in just this environment, ready if one is; it is the caller's then.
 
         Where the device's process waits in another environment, the next one will be in this.
         """
         with self._lock:
-            process = self._take(environment)
-        if process is not None and not process.begin(folder):
-            log.warning("warm_trainer.not_begun", pid=process.pid, exit_code=process.returncode)
-            return None
-        return process
-
-    def _take(self, environment: Mapping[str, str]) -> WarmProcess | None:
-        here = [each for each in self._places if each.environment[DEVICES] == environment[DEVICES]]
-        for place in here:
-            if place.environment == environment and place.process and place.process.is_ready():
-                process = place.process
-                place.process, place.empty_until = None, time.monotonic() + self._rest_s
-                self._used.append(process)
-                return process
-        if here and all(place.environment != environment for place in here):
-            self._empty(here[0])
-            here[0].environment = environment
+            device = environment[DEVICES]
+            here = [place for place in self._places if place.environment[DEVICES] == device]
+            same = [place for place in here if place.environment == environment]
+            if here and not same:
+                self._empty(here[0])
+                here[0].environment = environment
+            for place in sorted(same, key=Place.is_ready, reverse=True):
+                if (process := place.process) is not None and process.returncode is None:
+                    place.process, place.empty_until = None, time.monotonic() + self._rest_s
+                    self._used.append(process)
+                    return process
         return None
 
     def _tend(self, place: Place) -> None:
@@ -225,14 +233,13 @@ class WarmTrainers:
             self._empty(place, for_s=self._again_s)
         if place.process is None and time.monotonic() >= place.empty_until:
             self._start(place)
-        elif place.process is not None and not place.told and place.process.is_ready():
+        elif place.process is not None and not place.told and place.is_ready():
             place.told = True
             log.info("warm_trainer.waits", pid=place.process.pid)
 
     def _start(self, place: Place) -> None:
         """Start a process, one import at a time."""
-        waiting = [each.process for each in self._places if each.process]
-        if not all(process.is_ready() for process in waiting):
+        if any(each.process is not None and not each.is_ready() for each in self._places):
             return
         try:
             place.process, place.told = WarmProcess(self._command, place.environment), False

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from app.jobs.spec import ResourcesSpec, Started, Stopped
-from app.settings import ApiSettings, inherited_environment
+from app.settings import Settings, inherited_environment
 from tests.waiting import wait_until
 from tests.worker.trainer.runs import adapter_bytes, events, make_run, of_type, run_of
 from worker import launcher, warm
@@ -24,7 +24,6 @@ from worker.warm import WarmProcess, WarmTrainers, warm_command, warm_trainers
 ENVIRONMENT = launcher.train_environment(
     inherited_environment() | {"OMP_NUM_THREADS": "1"}, devices=["cpu"], offline=True
 )
-IMPORT_S = 120.0
 RUN_S = 60.0
 # Says what `worker.trainer.warm` says, without its imports; its run lasts as long as it is told.
 STAND_IN = """
@@ -39,6 +38,9 @@ LEASH = [sys.executable, "-m", "worker.leash", str(os.getpid())]
 
 def stand_in(*, lasts_s: float = RUN_S) -> list[str]:
     return [*LEASH, sys.executable, "-c", STAND_IN, str(lasts_s)]
+
+
+SLOW = [word.replace("import os", "import time; time.sleep(1); import os") for word in stand_in()]
 
 
 def light(*environments: Mapping[str, str], lasts_s: float = RUN_S) -> WarmTrainers:
@@ -63,15 +65,15 @@ def kept(trainers: WarmTrainers) -> Iterator[threading.Event]:
 def begin(
     trainers: WarmTrainers, folder: Path, environment: Mapping[str, str] = ENVIRONMENT
 ) -> WarmProcess:
-    """Begin a run as soon as a process waits for it."""
+    """Begin a run in the process that is there for it, or comes."""
     found: list[WarmProcess] = []
 
-    def begun() -> bool:
-        process = trainers.begin(folder, environment)
-        found.extend([process] if process else [])
+    def taken() -> bool:
+        found.extend(filter(None, [trainers.take(environment)]))
         return bool(found)
 
-    wait_until(begun, timeout_s=IMPORT_S)
+    wait_until(taken, timeout_s=RUN_S)
+    assert asyncio.run(found[0].begin(folder))
     return found[0]
 
 
@@ -205,7 +207,23 @@ def test_one_that_hangs_or_was_killed_begins_nothing_and_is_ended(
     wait_until(process.is_ready, timeout_s=RUN_S)
     process.send_signal(number)
 
-    assert not process.begin(tmp_path)
+    assert not asyncio.run(process.begin(tmp_path))
+    assert process.returncode == -signal.SIGKILL
+
+
+async def test_one_that_still_imports_begins_afterwards(tmp_path: Path):
+    process = WarmProcess(SLOW, ENVIRONMENT)
+
+    assert not process.is_ready() and await process.begin(tmp_path)
+    process.end()
+
+
+async def test_one_that_still_imports_is_ended_when_its_run_is_given_up(tmp_path: Path):
+    process = WarmProcess(SLOW, ENVIRONMENT)
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(process.begin(tmp_path), 0.2)
+
     assert process.returncode == -signal.SIGKILL
 
 
@@ -228,7 +246,7 @@ def test_a_worker_that_shuts_down_ends_what_waits_and_lets_a_run_come_to_its_end
         shutdown.set()
 
     assert run.returncode == 0 and not stand_ins()
-    assert trainers.begin(tmp_path, ENVIRONMENT) is None
+    assert trainers.take(ENVIRONMENT) is None
 
 
 def test_what_cannot_be_started_is_no_reason_to_stop(tmp_path: Path):
@@ -236,11 +254,14 @@ def test_what_cannot_be_started_is_no_reason_to_stop(tmp_path: Path):
     with kept(trainers) as shutdown:
         shutdown.wait(3 * warm.LOOK_S)
 
-        assert trainers.begin(tmp_path, ENVIRONMENT) is None
+        assert trainers.take(ENVIRONMENT) is None
 
 
-def test_an_operator_can_do_without(settings: ApiSettings):
-    off = settings.model_copy(update={"warm_trainers": False})
+def test_an_operator_can_do_without():
+    urls = {
+        "database_url": "postgresql+psycopg://nobody@localhost/nothing",
+        "redis_url": "redis://",
+    }
 
-    assert warm_trainers(off, {}, ["cpu"]) is None
-    assert warm_trainers(settings, {}, ["cpu"]) is not None
+    assert warm_trainers(Settings(**urls), {}, ["cpu"]) is not None
+    assert warm_trainers(Settings(**urls, warm_trainers=False), {}, ["cpu"]) is None
