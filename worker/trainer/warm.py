@@ -67,15 +67,11 @@ def _show(arguments: Sequence[str]) -> None:
 
 
 def _take_log(log: Path) -> None:
-    """Let the log have what is printed from now on, and nobody say anything more."""
-    output, nothing = (
-        os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666),
-        os.open(os.devnull, os.O_RDONLY),
-    )
-    for taken, place in ((nothing, 0), (output, 1), (output, 2)):
-        os.dup2(taken, place)
-    os.close(output)
-    os.close(nothing)
+    """Print into the log from now on, and read nothing more."""
+    with log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
 
 
 if __name__ == "__main__":
