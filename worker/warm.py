@@ -106,8 +106,7 @@ class WarmProcess:
 
     def is_ready(self) -> bool:
         """Whether it is there, has imported all, and waits."""
-        self._ready = self._ready or self._said.read(len(READY)) == READY
-        return self._ready and self.returncode is None
+        return self._has_imported() and self.returncode is None
 
     async def begin(self, folder: Path) -> bool:
         """Let it be the run of a folder, once it has imported all, or end it.
@@ -131,11 +130,17 @@ class WarmProcess:
 
     async def _begins(self) -> bool:
         ends_at = time.monotonic() + (BEGIN_S if self.is_ready() else IMPORT_S)
-        while not (self.is_ready() and self._said.read(len(BEGUN)) == BEGUN):
-            if self.returncode is not None or time.monotonic() >= ends_at:
+        while True:
+            over = self.returncode is not None or time.monotonic() >= ends_at
+            if self._has_imported() and self._said.read(len(BEGUN)) == BEGUN:
+                return True  # also where the run is over already
+            if over:
                 return False
             await asyncio.sleep(POLL_S)
-        return True
+
+    def _has_imported(self) -> bool:
+        self._ready = self._ready or self._said.read(len(READY)) == READY
+        return self._ready
 
     def end(self) -> None:
         """End it, and whatever it started."""
