@@ -222,7 +222,7 @@ def look_at_processes(seen: Seen) -> None:
 
 def refusals(api: Api, keys: list[str], seen: Seen) -> None:
     """Every kind of refusal there is, with keys in reach."""
-    reader, writer, admin = keys
+    reader, writer, admin, _ = keys
     body = {"Content-Type": "application/json"}
     hook = {"url": f"https://me:{REFUSED[1]}@example.com", "event_types": []}
     asked = [
