@@ -31,6 +31,7 @@ from tests.waiting import answers, free_port, wait_until
 
 OVER = ("succeeded", "failed", "cancelled")
 JOBS = "/fine_tuning/jobs"
+CHATS = jsonl(24)
 
 
 @dataclass
@@ -119,9 +120,9 @@ class Cluster:
 
     # jobs
 
-    def submit(self, **body: Any) -> str:
+    def submit(self, *, rows: bytes = CHATS, **body: Any) -> str:
         with self.http as http:
-            upload = {"file": ("t.jsonl", jsonl(24))}
+            upload = {"file": ("t.jsonl", rows)}
             file = http.post("/files", data={"purpose": "fine-tune"}, files=upload).json()
             asked = {"model": "tiny-llama", "training_file": file["id"], "seed": 7}
             made = http.post(JOBS, json=asked | body)

@@ -329,8 +329,15 @@ def test_judgements_of_people_are_learned(models_dir: Path, tmp_path: Path):
         method="dpo",
         dpo={"beta": 0.1},
         peft={"r": 16, "alpha": 32.0},
-        training={"batch_size": 14, "micro_batch_size": 14, "learning_rate": 1e-3, "eval_steps": 5},
-        total_steps=10,
+        training={
+            "n_epochs": 2,
+            "batch_size": 14,
+            "micro_batch_size": 14,
+            "learning_rate": 1e-3,
+            "max_length": 512,
+            "eval_steps": 10,
+        },
+        total_steps=20,
     )
 
     train_here(run)
