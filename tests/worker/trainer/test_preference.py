@@ -330,14 +330,14 @@ def test_judgements_of_people_are_learned(models_dir: Path, tmp_path: Path):
         dpo={"beta": 0.1},
         peft={"r": 16, "alpha": 32.0},
         training={
-            "n_epochs": 2,
+            "n_epochs": 3,
             "batch_size": 14,
             "micro_batch_size": 14,
             "learning_rate": 1e-3,
             "max_length": 512,
             "eval_steps": 10,
         },
-        total_steps=20,
+        total_steps=30,
     )
 
     train_here(run)
