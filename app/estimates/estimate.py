@@ -190,7 +190,7 @@ def spec_shown(body: CreateJob, spec: TrainSpec) -> Json:
         "metadata": body.metadata,
         "priority": body.priority,
         "seed": body.seed,
-        "method": {"type": spec.method},
+        "method": defaults.shown_method(spec),
         "hyperparameters": defaults.shown_hyperparameters(spec),
         **spec.model_dump(
             mode="json",

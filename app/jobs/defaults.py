@@ -110,6 +110,11 @@ def shown_hyperparameters(spec: TrainSpec) -> dict[str, float]:
     return shown if spec.dpo is None else shown | {"beta": spec.dpo.beta}
 
 
+def shown_method(spec: TrainSpec) -> dict[str, Any]:
+    """Return how a job learns, as OpenAI shows it."""
+    return {"type": spec.method, spec.method: {"hyperparameters": shown_hyperparameters(spec)}}
+
+
 def _dpo(asked: Hyperparameters) -> DpoSpec | None:
     if not isinstance(asked, DpoHyperparameters):
         return None

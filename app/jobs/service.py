@@ -469,7 +469,6 @@ def _data(train: File, valid: File | None) -> DataSpec:
 
 
 def _row(organization_id: str, body: CreateJob, spec: TrainSpec) -> Job:
-    shown = defaults.shown_hyperparameters(spec)
     return Job(
         id=spec.job_id,
         organization_id=organization_id,
@@ -479,8 +478,8 @@ def _row(organization_id: str, body: CreateJob, spec: TrainSpec) -> Job:
         training_file_id=body.training_file,
         validation_file_id=body.validation_file,
         suffix=body.suffix,
-        method={"type": spec.method, spec.method: {"hyperparameters": shown}},
-        hyperparameters=shown,
+        method=defaults.shown_method(spec),
+        hyperparameters=defaults.shown_hyperparameters(spec),
         user_metadata=body.metadata,
         integrations=[each.model_dump(mode="json") for each in body.integrations or ()] or None,
         spec=spec.model_dump(mode="json"),

@@ -108,7 +108,7 @@ def test_a_validation_file_of_other_rows_is_refused(
 def test_a_pair_is_reckoned_as_two_conversations(http: httpx.Client, pairs: str):
     found = estimated(http, pairs, method=DPO)
 
-    assert found["spec"]["method"] == {"type": "dpo"}
+    assert found["spec"]["method"]["dpo"]["hyperparameters"]["beta"] == 0.1
     assert found["spec"]["hyperparameters"]["beta"] == 0.1
     least = len("User: 1?\nAssistant: so 1\n")
     assert 2 * 20 * least < found["tokens"]["per_epoch"] < 2 * 20 * (least + 6)
