@@ -16,6 +16,15 @@ def chat_row(number: int) -> dict[str, Any]:
     }
 
 
+def preference_row(number: int) -> dict[str, Any]:
+    """A question and two answers; the one that is preferred begins with a small letter."""
+    return {
+        "input": {"messages": [{"role": "user", "content": f"{number}?"}]},
+        "preferred_output": [{"role": "assistant", "content": f"so {number}"}],
+        "non_preferred_output": [{"role": "assistant", "content": f"NO {number}"}],
+    }
+
+
 def jsonl(rows: int) -> bytes:
     return to_jsonl([chat_row(number) for number in range(rows)])
 

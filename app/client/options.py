@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from app.client import completion
-from app.jobs.spec import PeftMethod, PerturbationType
+from app.jobs.spec import Method, PeftMethod, PerturbationType
 
 Body = dict[str, Any]
 WEIGHTS, GRADIENT, LOOP = "Which weights are trained", "Where the gradient is taken", "Training"
@@ -78,6 +78,13 @@ FILES = (
 JOB = (
     MODEL,
     *FILES,
+    Field(
+        "--learn",  # before what stands in the method
+        "method.type",
+        Method,
+        "From answers, or from pairs of which one is preferred: dpo; supervised.",
+        LOOP,
+    ),
     Field("--suffix", "suffix", str, "A part of the fine-tuned model's name."),
     Field("--seed", "seed", int, "Of everything that is drawn; drawn when left out."),
     Field(
@@ -111,7 +118,8 @@ JOB = (
     Field("--rho", "perturbation.rho", float, "Length of the look-ahead; 0.05.", GRADIENT),
     Field("--epochs", "hyperparameters.n_epochs", int, "Passes over the rows.", LOOP),
     Field("--batch-size", "hyperparameters.batch_size", int, "Rows of a step.", LOOP),
-    Field("--learning-rate", "training.learning_rate", float, "Its peak; 2e-4.", LOOP),
+    Field("--dpo-beta", "method.dpo.hyperparameters.beta", float, "Of dpo; 0.1.", LOOP),
+    Field("--learning-rate", "training.learning_rate", float, "Its peak; 2e-4, dpo 2e-5.", LOOP),
     Field("--max-steps", "training.max_steps", int, "Ends before the epochs do.", LOOP),
     Field("--max-length", "training.max_length", int, "Tokens of a row, at most.", LOOP),
     Field(

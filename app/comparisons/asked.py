@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, WithJsonSc
 from app.jobs.schemas import (
     EvaluationIn,
     Hyperparameters,
+    Method,
     PeftIn,
     PerturbationIn,
     ResourcesIn,
@@ -96,6 +97,9 @@ class CreateComparison(Asked):
     )
     budget: ComparedBudgetIn = ComparedBudgetIn()
     training: TrainingIn = TrainingIn()
+    method: Method | None = Field(
+        default=None, description="How all runs learn; its hyperparameters then stand in it."
+    )
     hyperparameters: Hyperparameters = Hyperparameters()
     evaluation: EvaluationIn = EvaluationIn(sharpness=SharpnessIn())
     resources: ResourcesIn = ResourcesIn()

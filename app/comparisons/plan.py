@@ -62,6 +62,7 @@ def job_of(
         model=body.model,
         training_file=body.training_file,
         validation_file=body.validation_file,
+        method=body.method,
         hyperparameters=body.hyperparameters,
         seed=seed,
         metadata=metadata,

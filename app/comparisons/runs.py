@@ -19,6 +19,8 @@ SCORES = (
     "valid_exact_match",
     "valid_f1",
     "valid_mcc",
+    "valid_rewards_accuracy",
+    "valid_rewards_margin",
 )
 SHARPNESS = {"worst": "valid_sharpness_worst", "mean": "valid_sharpness_mean"}
 MOST_CURVE_STEPS = 300

@@ -137,7 +137,7 @@ def _rows_of(job: Ended, sha256: str, count: int, reports: Reports) -> Rows:
     if tokens is not None:
         limit = limit_of(spec, tokens, spec.training.max_length)
         return rows.counted(tokens, rows=count, limit=limit)
-    mean = job.tokens / (job.steps * spec.training.batch_size)
+    mean = job.tokens / (job.steps * spec.training.batch_size * spec.conversations)
     return rows.assumed(rows=count, mean=mean, limit=spec.training.max_length)
 
 

@@ -125,7 +125,7 @@ class Estimate:
         return found.bytes_of(spec) if found else None
 
     def _tokens(self) -> TokensOut:
-        per_epoch = self._rows.mean * self._rows.rows
+        per_epoch = self._rows.mean * self._rows.rows * self.spec.conversations
         steps_per_epoch = max(-(-self._rows.rows // self.spec.training.batch_size), 1)
         return TokensOut(
             per_epoch=round(per_epoch),
@@ -190,11 +190,8 @@ def spec_shown(body: CreateJob, spec: TrainSpec) -> Json:
         "metadata": body.metadata,
         "priority": body.priority,
         "seed": body.seed,
-        "hyperparameters": {
-            "n_epochs": spec.training.n_epochs,
-            "batch_size": spec.training.batch_size,
-            "learning_rate_multiplier": spec.training.learning_rate / defaults.BASE_LEARNING_RATE,
-        },
+        "method": defaults.shown_method(spec),
+        "hyperparameters": defaults.shown_hyperparameters(spec),
         **spec.model_dump(
             mode="json",
             include={

@@ -95,7 +95,7 @@ def _activations(shape: Shape, spec: TrainSpec, *, device: str, length: int) -> 
     With gradient checkpointing the inputs of the layers, and of one layer all.
     """
     training = spec.training
-    tokens = training.micro_batch_size * length
+    tokens = _tokens_at_once(spec, length)
     between = sum(out + into for out, into in shape.linears.values())
     inputs = shape.layers * shape.hidden
     scores = _scores_kept(shape, device) * shape.layers * shape.heads * length
@@ -103,6 +103,10 @@ def _activations(shape: Shape, spec: TrainSpec, *, device: str, length: int) -> 
     if training.gradient_checkpointing:
         numbers = tokens * inputs + numbers // shape.layers
     return numbers * width(spec, device)
+
+
+def _tokens_at_once(spec: TrainSpec, length: int) -> int:
+    return spec.conversations * spec.training.micro_batch_size * length
 
 
 def _scores_kept(shape: Shape, device: str) -> int:
@@ -118,7 +122,7 @@ def _scores_kept(shape: Shape, device: str) -> int:
 
 def _logits(shape: Shape, spec: TrainSpec, *, length: int) -> int:
     """A causal model's come in tiles; an encoder-decoder's stand whole, with their gradient."""
-    tokens = spec.training.micro_batch_size * length
+    tokens = _tokens_at_once(spec, length)
     if spec.task == "classification":
         return 0
     if spec.task == "causal":

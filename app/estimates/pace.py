@@ -85,19 +85,22 @@ def modelled(
     layers_s = shape.layers * LAYER_S[on_cpu]
     per_token = _training_work(shape, spec, train)
     step_s = share // micro * (layers_s + _noise_work(shape, spec) / rate(device))
-    step_s += share * train.padded(micro) * per_token / rate(device)
+    step_s += share * spec.conversations * train.padded(micro) * per_token / rate(device)
     evaluation_s = 0.0
     if valid is not None:
-        batches = math.ceil(valid.rows / spec.resources.gpus / micro)
-        forward_s = layers_s / 3 + micro * valid.padded(micro) * _forward_work(
-            shape, spec, valid
-        ) / rate(device)
-        evaluation_s = (batches + _sharpness_passes(spec)) * forward_s
+        passes = _batches(spec, valid) + _sharpness_passes(spec)
+        evaluation_s = passes * _forward_s(shape, spec, valid, device)
+    reference_s = 0.0
+    if spec.method == "dpo":
+        read = [rows for rows in (train, valid) if rows is not None]
+        reference_s = sum(
+            _batches(spec, rows) * _forward_s(shape, spec, rows, device) for rows in read
+        )
     return Pace(
         step_s=step_s,
         evaluation_s=evaluation_s,
         checkpoint_s=SAVE_S + 4 * FP32 * trainable(shape, spec) / WRITE_RATE,
-        rest_s=START_S[on_cpu] + 2 * FP32 * shape.parameters / READ_RATE,
+        rest_s=START_S[on_cpu] + 2 * FP32 * shape.parameters / READ_RATE + reference_s,
     )
 
 
@@ -106,6 +109,17 @@ def rate(device: str) -> float:
     if device == CPU:
         return CPU_RATE
     return next((rate for name, rate in RATES.items() if name in device), GPU_RATE)
+
+
+def _batches(spec: TrainSpec, rows: Rows) -> int:
+    return math.ceil(rows.rows / spec.resources.gpus / spec.training.micro_batch_size)
+
+
+def _forward_s(shape: Shape, spec: TrainSpec, rows: Rows, device: str) -> float:
+    """Return the seconds of a micro-batch without a backward pass."""
+    micro = spec.training.micro_batch_size
+    work = micro * spec.conversations * rows.padded(micro) * _forward_work(shape, spec, rows)
+    return shape.layers * LAYER_S[device == CPU] / 3 + work / rate(device)
 
 
 def _forward_work(shape: Shape, spec: TrainSpec, rows: Rows) -> float:

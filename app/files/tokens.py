@@ -68,11 +68,7 @@ class TokenCounter:
             )
             return Length(max(read, written), read)
         if row_format == "preference":
-            asked, _ = plain_text(row["input"])
-            outputs = [row["preferred_output"], row["non_preferred_output"]]
-            told = [plain_text({"messages": output})[0] for output in outputs]
-            tokens = self._tokens(asked + max(told, key=len))
-            return Length(tokens, tokens)
+            return self._measure_causal(*self._preference(row))
         return self._measure_causal(*self._causal(row, row_format))
 
     def _causal(self, row: Row, row_format: RowFormat) -> tuple[str, int]:
@@ -83,6 +79,14 @@ class TokenCounter:
             prompt = self._bos + row["prompt"]
             return prompt + row["completion"] + self._eos, len(prompt)
         return self._bos + row["text"] + self._eos, 0
+
+    def _preference(self, row: Row) -> tuple[str, int]:
+        """Return the longer one of a row's two conversations, and where the answers begin."""
+        asked, _ = plain_text(row["input"], bos=self._bos, eos=self._eos)
+        outputs = (row["preferred_output"], row["non_preferred_output"])
+        told = [plain_text({"messages": output}, eos=self._eos) for output in outputs]
+        answer, first = max(told, key=lambda each: len(each[0]))
+        return asked + answer, len(asked) + first
 
     def _measure_causal(self, text: str, first: int) -> Length:
         if self._tokenizer is None:

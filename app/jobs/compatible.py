@@ -2,7 +2,7 @@
 
 from app.errors import InvalidRequest
 from app.jobs.schemas import CreateJob, PeftIn
-from app.jobs.spec import PeftMethod, Task, TrainSpec
+from app.jobs.spec import Method, PeftMethod, Task, TrainSpec
 from app.models.catalog import BaseModel
 
 NO_PLAIN_FACTORS: dict[PeftMethod, str] = {
@@ -36,30 +36,53 @@ def check_asked(body: CreateJob) -> None:
         )
 
 
+PREFERENCE = "preference"
 TASK_FORMATS: dict[Task, tuple[str, ...]] = {
-    "causal": ("chat", "prompt_completion", "text"),
+    "causal": ("chat", "prompt_completion", "text", PREFERENCE),
     "seq2seq": ("prompt_completion",),
     "classification": ("classification",),
 }
 
 
-def check_formats(base: BaseModel, train: str | None, valid: str | None) -> None:
-    """Refuse files whose rows do not suit the base model, or each other.
+def check_formats(base: BaseModel, method: Method, train: str | None, valid: str | None) -> None:
+    """Refuse files whose rows do not suit the base model and the method, or each other.
 
     Raises:
         InvalidRequest: the message says which rows would.
     """
     suited = TASK_FORMATS[base.task]
-    if train not in suited:
+    if method == "dpo":
+        _only_preferences(base, train)
+    elif train not in suited:
         raise InvalidRequest(
             f"{base.name} is a {base.task} model and learns from {' or '.join(suited)} rows;"
             f" the file holds {train} rows.",
+            param="training_file",
+        )
+    elif train == PREFERENCE:
+        raise InvalidRequest(
+            "Supervised jobs learn from one answer a row; the file holds preference rows: ask for"
+            ' method.type "dpo".',
             param="training_file",
         )
     if valid not in (None, train):
         raise InvalidRequest(
             f"The training file holds {train} rows and the validation file {valid} rows.",
             param="validation_file",
+        )
+
+
+def _only_preferences(base: BaseModel, train: str | None) -> None:
+    if base.task != "causal":
+        raise InvalidRequest(
+            f"dpo compares what a causal model writes; {base.name} is a {base.task} model.",
+            param="method.type",
+        )
+    if train != PREFERENCE:
+        raise InvalidRequest(
+            f"dpo learns from preference rows; the file holds {train} rows: ask for method.type"
+            ' "supervised".',
+            param="training_file",
         )
 
 
@@ -81,6 +104,8 @@ def check_resolved(spec: TrainSpec) -> None:
             f"{spec.peft.method} does not go with zero_stage: {sharding}. Leave zero_stage out.",
             param="resources.zero_stage",
         )
+    if spec.method == "dpo":
+        _only_what_dpo_reads(spec)
     reason = NO_PLAIN_FACTORS.get(spec.peft.method)
     if reason and spec.perturbation.type in ("random", "ggpo"):
         raise InvalidRequest(
@@ -90,11 +115,25 @@ def check_resolved(spec: TrainSpec) -> None:
         )
 
 
+def _only_what_dpo_reads(spec: TrainSpec) -> None:
+    if spec.peft.dropout:
+        raise InvalidRequest(
+            "Rewards in dpo are differences of log-probabilities, in which dropout would be noise:"
+            " leave peft.dropout out.",
+            param="peft.dropout",
+        )
+    if any(name.rpartition(".")[2] == "lm_head" for name in spec.peft.target_modules):
+        raise InvalidRequest(
+            "dpo reads the output layer's own weights, past an adapter on it: leave lm_head out.",
+            param="peft.target_modules",
+        )
+
+
 def _only_what_is_there(body: CreateJob) -> None:
     """Refuse what OpenAI's wire knows and this service does not do."""
-    if body.method is not None and body.method.type != "supervised":
+    if body.method is not None and body.method.type == "reinforcement":
         raise InvalidRequest(
-            f"The method {body.method.type} is not offered yet: supervised fine-tuning is.",
+            "The method reinforcement is not offered yet: supervised and dpo are.",
             param="method.type",
         )
 

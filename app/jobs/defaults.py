@@ -8,6 +8,7 @@ from app.errors import InvalidRequest
 from app.jobs.compatible import check_resolved
 from app.jobs.schemas import (
     CreateJob,
+    DpoHyperparameters,
     EarlyStoppingIn,
     Hyperparameters,
     PeftIn,
@@ -18,8 +19,10 @@ from app.jobs.schemas import (
 from app.jobs.spec import (
     BudgetSpec,
     DataSpec,
+    DpoSpec,
     EarlyStoppingSpec,
     EvaluationSpec,
+    Method,
     PeftSpec,
     PerturbationSpec,
     PerturbationType,
@@ -29,7 +32,8 @@ from app.jobs.spec import (
     TrainSpec,
 )
 
-BASE_LEARNING_RATE = 2e-4
+LEARNING_RATES: dict[Method, float] = {"supervised": 2e-4, "dpo": 2e-5}
+DPO_BETA = 0.1
 MAX_LENGTH = 2048
 MICRO_BATCH_SIZE = 8
 LORA_PLUS_RATIO = 16.0
@@ -70,15 +74,19 @@ def resolve(body: CreateJob, facts: Facts, *, seed: int) -> TrainSpec:
     """
     hyperparameters = body.chosen_hyperparameters()
     resources = _resources(body.resources)
-    training = _training(hyperparameters, body.training, facts, gpus=resources.gpus)
+    dpo = _dpo(hyperparameters)
+    training = _training(
+        hyperparameters, body.training, facts, method=_method(dpo), gpus=resources.gpus
+    )
     spec = TrainSpec(
         version=1,
         job_id=facts.job_id,
         base_model=body.model,
         task=facts.task,
-        method="supervised",
+        method=_method(dpo),
+        dpo=dpo,
         seed=seed,
-        peft=_peft(body.peft, facts.source),
+        peft=_peft(body.peft, facts.source, method=_method(dpo)),
         perturbation=_perturbation(body.perturbation),
         training=training,
         evaluation=EvaluationSpec.model_validate(body.evaluation.model_dump()),
@@ -92,9 +100,35 @@ def resolve(body: CreateJob, facts: Facts, *, seed: int) -> TrainSpec:
     return spec
 
 
-def _peft(asked: PeftIn, source: PeftSpec | None) -> PeftSpec:
+def shown_hyperparameters(spec: TrainSpec) -> dict[str, float]:
+    """Return what a job came to, under OpenAI's names."""
+    shown = {
+        "n_epochs": spec.training.n_epochs,
+        "batch_size": spec.training.batch_size,
+        "learning_rate_multiplier": spec.training.learning_rate / LEARNING_RATES[spec.method],
+    }
+    return shown if spec.dpo is None else shown | {"beta": spec.dpo.beta}
+
+
+def shown_method(spec: TrainSpec) -> dict[str, Any]:
+    """Return how a job learns, as OpenAI shows it."""
+    return {"type": spec.method, spec.method: {"hyperparameters": shown_hyperparameters(spec)}}
+
+
+def _dpo(asked: Hyperparameters) -> DpoSpec | None:
+    if not isinstance(asked, DpoHyperparameters):
+        return None
+    return DpoSpec(beta=asked.beta or DPO_BETA)
+
+
+def _method(dpo: DpoSpec | None) -> Method:
+    return "supervised" if dpo is None else "dpo"
+
+
+def _peft(asked: PeftIn, source: PeftSpec | None, *, method: Method) -> PeftSpec:
     if source is not None:
-        return _going_on(source, asked.source)
+        taken = _going_on(source, asked.source)
+        return taken.model_copy(update={"dropout": 0.0}) if method == "dpo" else taken
     return PeftSpec(
         method=asked.method,
         r=asked.r,
@@ -165,10 +199,13 @@ def _resources(asked: ResourcesIn) -> ResourcesSpec:
 
 
 def _training(
-    asked: Hyperparameters, extra: TrainingIn, facts: Facts, *, gpus: int
+    asked: Hyperparameters, extra: TrainingIn, facts: Facts, *, method: Method, gpus: int
 ) -> TrainingSpec:
     rows = facts.data.train_rows
-    batch_size, micro = _batch(asked.batch_size, extra.micro_batch_size, rows=rows, gpus=gpus)
+    at_once = MICRO_BATCH_SIZE // (2 if method == "dpo" else 1)  # a pair is two conversations
+    batch_size, micro = _batch(
+        asked.batch_size, extra.micro_batch_size, at_once=at_once, rows=rows, gpus=gpus
+    )
     epoch = _steps_per_epoch(facts, batch_size)
     n_epochs = asked.n_epochs or _n_epochs(rows)
     total = extra.max_steps or epoch * n_epochs
@@ -178,7 +215,7 @@ def _training(
         max_steps=extra.max_steps,
         batch_size=batch_size,
         micro_batch_size=micro,
-        learning_rate=extra.learning_rate or BASE_LEARNING_RATE * multiplier,
+        learning_rate=extra.learning_rate or LEARNING_RATES[method] * multiplier,
         warmup_ratio=extra.warmup_ratio,
         scheduler=extra.scheduler,
         weight_decay=extra.weight_decay,
@@ -196,7 +233,9 @@ def _early_stopping(asked: EarlyStoppingIn | None) -> EarlyStoppingSpec | None:
     return EarlyStoppingSpec(**asked.model_dump()) if asked else None
 
 
-def _batch(asked: int | None, asked_micro: int | None, *, rows: int, gpus: int) -> tuple[int, int]:
+def _batch(
+    asked: int | None, asked_micro: int | None, *, at_once: int, rows: int, gpus: int
+) -> tuple[int, int]:
     """Return how many rows make a step, and how many of them a device takes at once."""
     batch_size = asked or math.ceil(_batch_size(rows) / gpus) * gpus
     if batch_size > rows:
@@ -206,7 +245,7 @@ def _batch(asked: int | None, asked_micro: int | None, *, rows: int, gpus: int) 
         message = f"{gpus} gpus do not share batch_size {batch_size} evenly; choose a multiple."
         raise InvalidRequest(message, param="hyperparameters.batch_size")
     share = batch_size // gpus
-    micro = asked_micro or _largest_divisor(share, limit=MICRO_BATCH_SIZE)
+    micro = asked_micro or _largest_divisor(share, limit=at_once)
     if share % micro:
         each = f", of which each of {gpus} gpus takes {share}" if gpus > 1 else ""
         message = f"micro_batch_size {micro} does not divide batch_size {batch_size}{each}."

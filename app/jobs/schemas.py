@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from app.graders.schemas import Grader
+from app.jobs.spec import Method as JobMethod
 from app.jobs.spec import PeftMethod, PerturbationType, Task, TrainSpec
 from app.paging import Listed
 from app.schemas import AUTO, NO_CONTROL, Asked, Count, Factor
@@ -35,10 +36,16 @@ class Supervised(Asked):
 class DpoHyperparameters(Hyperparameters):
     """OpenAI's for direct preference optimization."""
 
-    beta: Factor = None
+    beta: Annotated[Annotated[FiniteFloat, Field(gt=0, le=2)] | None, AUTO] = Field(
+        default=None,
+        description="How closely the model keeps to what it starts from; a higher one is"
+        " conservative (0.1).",
+    )
 
 
 class Dpo(Asked):
+    """Learn from preference rows: make the preferred answer likelier than the other."""
+
     hyperparameters: DpoHyperparameters = DpoHyperparameters()
 
 
@@ -57,12 +64,19 @@ class Reinforcement(Asked):
 
 
 class Method(Asked):
-    """How to learn: supervised alone is offered yet. What stands beside the type is not read."""
+    """How to learn: supervised or dpo; reinforcement is not offered yet.
+
+    What stands beside the type is not read.
+    """
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised = Supervised()
     dpo: Dpo | None = None
     reinforcement: Reinforcement | None = None
+
+    def hyperparameters(self) -> Hyperparameters:
+        """Return those of the type."""
+        return (self.dpo or Dpo() if self.type == "dpo" else self.supervised).hyperparameters
 
 
 class WandbIn(Asked):
@@ -257,10 +271,14 @@ class CreateJob(Asked):
         default=0, ge=-100, le=100, description="Of two jobs that wait, the higher one runs first."
     )
 
+    def chosen_method(self) -> JobMethod:
+        """Return how it learns; what is not offered is refused before it is asked for."""
+        return "dpo" if self.method and self.method.type == "dpo" else "supervised"
+
     def chosen_hyperparameters(self) -> Hyperparameters:
         """Return the method's hyperparameters, else the old top-level form, else all auto."""
         if self.method:
-            return self.method.supervised.hyperparameters
+            return self.method.hyperparameters()
         return self.hyperparameters or Hyperparameters()
 
 

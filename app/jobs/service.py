@@ -127,7 +127,8 @@ async def resolve(
         valid = await _training_file(
             tx, organization_id, body.validation_file, param="validation_file"
         )
-    check_formats(base, train.row_format, valid.row_format if valid else None)
+    method = body.chosen_method()
+    check_formats(base, method, train.row_format, valid.row_format if valid else None)
     facts = Facts(
         job_id=new_id("ftjob-"),
         context_length=base.context_length,
@@ -477,11 +478,6 @@ def _data(train: File, valid: File | None) -> DataSpec:
 
 
 def _row(organization_id: str, body: CreateJob, spec: TrainSpec) -> Job:
-    shown = {
-        "n_epochs": spec.training.n_epochs,
-        "batch_size": spec.training.batch_size,
-        "learning_rate_multiplier": spec.training.learning_rate / defaults.BASE_LEARNING_RATE,
-    }
     return Job(
         id=spec.job_id,
         organization_id=organization_id,
@@ -491,8 +487,8 @@ def _row(organization_id: str, body: CreateJob, spec: TrainSpec) -> Job:
         training_file_id=body.training_file,
         validation_file_id=body.validation_file,
         suffix=body.suffix,
-        method={"type": "supervised", "supervised": {"hyperparameters": shown}},
-        hyperparameters=shown,
+        method=defaults.shown_method(spec),
+        hyperparameters=defaults.shown_hyperparameters(spec),
         user_metadata=body.metadata,
         integrations=[each.model_dump(mode="json") for each in body.integrations or ()] or None,
         spec=spec.model_dump(mode="json"),

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, model_validator
 
 SPEC_VERSION = 1
 GRADIENT_BATCHES = 8  # micro-batches that LoRA-GA takes its first gradient from
@@ -21,6 +21,10 @@ PeftMethod = Literal[
 
 # What a base model does, as its architecture says: continue text, turn text into text, or label it.
 Task = Literal["causal", "seq2seq", "classification"]
+
+
+# What it learns from: answers, or pairs of answers of which one is preferred.
+Method = Literal["supervised", "dpo"]
 
 
 class PeftSpec(Frozen):
@@ -42,6 +46,12 @@ class PeftSpec(Frozen):
     target_modules: Literal["all-linear"] | tuple[str, ...]
     lr_ratio: FiniteFloat | None = Field(gt=0)
     source: str | None = Field(alias="from")
+
+
+class DpoSpec(Frozen):
+    """Direct preference optimization; a higher `beta` keeps closer to what the run starts from."""
+
+    beta: FiniteFloat = Field(gt=0)
 
 
 PerturbationType = Literal["mgpo", "random", "ggpo", "none"]
@@ -147,7 +157,8 @@ class TrainSpec(Frozen):
     job_id: str
     base_model: str
     task: Task
-    method: Literal["supervised"]
+    method: Method
+    dpo: DpoSpec | None = None
     seed: int = Field(ge=0, lt=2**31)
     peft: PeftSpec
     perturbation: PerturbationSpec
@@ -157,6 +168,17 @@ class TrainSpec(Frozen):
     budget: BudgetSpec
     data: DataSpec
     total_steps: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _dpo_is_told_of(self) -> "TrainSpec":
+        if (self.method == "dpo") != (self.dpo is not None):
+            raise ValueError("dpo says how the method dpo learns, and belongs to it alone")
+        return self
+
+    @property
+    def conversations(self) -> int:
+        """How many a row stands for: a pair has one with each of its answers."""
+        return 1 if self.dpo is None else 2
 
 
 class Event(Frozen):

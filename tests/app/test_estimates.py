@@ -18,7 +18,7 @@ from app.estimates.verdict import changed
 from app.files.report import sketch
 from app.jobs.queue import Place
 from app.jobs.schemas import CreateJob
-from app.jobs.spec import Started, TrainSpec
+from app.jobs.spec import DpoSpec, Started, TrainSpec
 from app.models import catalog
 from app.workers.service import Hardware, Node
 from worker.devices import gpus
@@ -307,6 +307,23 @@ def test_what_costs_more_takes_longer(llama: Shape, changes: dict[str, Any]):
     )
 
     assert dear > plain
+
+
+def test_a_pair_takes_what_two_rows_take_and_is_read_for_the_reference(llama: Shape):
+    pairs = spec().model_copy(update={"method": "dpo", "dpo": DpoSpec(beta=0.1)})
+    train = rows.counted(report_of([LENGTH] * 20), rows=20, limit=256)
+    twice = spec(**{"training.batch_size": 16, "training.micro_batch_size": 8})
+
+    one, two = (
+        memory.modelled(llama, each, device=GPU, length=LENGTH).activations
+        for each in (pairs, twice)
+    )
+    paired, plain, doubled = (
+        pace.modelled(llama, each, train, None, device=CPU) for each in (pairs, spec(), twice)
+    )
+    assert one == two
+    assert paired.step_s == pytest.approx(doubled.step_s)
+    assert paired.rest_s > plain.rest_s
 
 
 # calibration

@@ -21,7 +21,7 @@ from app.tables import FileReport, Json
 from tests.app.test_cli import basin
 from tests.app.test_files_api import upload
 from tests.conftest import SHARED
-from tests.factories import chat_row, jsonl, to_jsonl
+from tests.factories import chat_row, jsonl, preference_row, to_jsonl
 
 
 def labelled(**counts: int) -> bytes:
@@ -166,19 +166,16 @@ def test_what_was_doubtful_at_the_upload_is_told_when_a_job_is_submitted(http: h
     assert warning["message"].startswith("The training file, 1 times: Rows that repeat")
 
 
-def test_a_job_on_preferences_is_refused_with_a_sentence(http: httpx.Client):
-    said = [{"role": "assistant", "content": "Yes"}]
-    row = {"preferred_output": said, "non_preferred_output": [said[0] | {"content": "No"}]}
-    rows = [{"input": {"messages": chat_row(number)["messages"][:1]}} | row for number in range(10)]
+def test_a_pair_is_as_long_as_the_longer_of_its_conversations(http: httpx.Client):
+    rows = [preference_row(number) for number in range(10)]
+    rows[0]["non_preferred_output"][0]["content"] = "NO " * 10
     file = upload(http, to_jsonl(rows)).json()
 
-    answer = http.post(
-        "/fine_tuning/jobs", json={"model": "tiny-llama", "training_file": file["id"]}
-    )
+    found = http.get(f"/files/{file['id']}/report", params={"model": "tiny-llama"}).json()
 
-    assert file["rows"] == 10
-    assert answer.status_code == 400
-    assert "the file holds preference rows" in answer.json()["error"]["message"]
+    whole = "<s>User: 0?\nAssistant: " + "NO " * 10 + "</s>\n"
+    assert found["tokens"]["max"] == len(whole) - len("<s>" + "</s>") + 2
+    assert found["findings"] == []
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tests.browser.drawings import drawn
 from tests.browser.rows import put_jobs
 from tests.conftest import Api
 from tests.e2e.jobs import create
-from tests.factories import jsonl
+from tests.factories import jsonl, preference_row, to_jsonl
 
 pytestmark = pytest.mark.browser
 Trained = dict[str, FineTuningJob]
@@ -183,6 +183,27 @@ async def test_a_clone_is_submitted_as_the_job_was(
         for job_id in (page.url.rpartition("/")[2], trained["mgpo"].id)
     )
     assert {name: again[name] for name in asked} == {name: first[name] for name in asked}
+
+
+async def test_a_file_of_preferences_brings_dpo_with_it(
+    opened: Opened, tenant: Tenant, http: httpx.Client
+):
+    page = await opened(tenant.admin, route="#/new")
+    pairs = to_jsonl([preference_row(number) for number in range(20)])
+    rows = {"name": "pairs.jsonl", "mimeType": "application/jsonl", "buffer": pairs}
+
+    await page.get_by_label("Upload a training file").set_input_files(rows)
+    await page.get_by_label("β of DPO").fill("0.3")
+    await page.get_by_label("Base model").select_option("tiny-llama")
+    await expect(page.locator(".estimate")).to_contain_text("Steps15")
+    await page.get_by_label("Name", exact=True).fill("preferring")
+    await page.get_by_role("button", name="Start training").click()
+
+    await expect(page.get_by_role("heading", name="preferring")).to_be_visible()
+    await expect(page.get_by_text("LoRA-MGPO by DPO")).to_be_visible()
+    job = http.get("/fine_tuning/jobs", params={"limit": 1}).json()["data"][0]
+    http.post(f"/fine_tuning/jobs/{job['id']}/cancel")
+    assert job["method"]["dpo"]["hyperparameters"]["beta"] == 0.3
 
 
 async def test_what_a_job_would_take_is_told_before_it_is_submitted(

@@ -33,6 +33,7 @@ from tests.waiting import answers, free_port, wait_until
 OVER = ("succeeded", "failed", "cancelled")
 JOBS = "/fine_tuning/jobs"
 WAITS = '"warm_trainer.waits"'
+CHATS = jsonl(24)
 
 
 @dataclass
@@ -152,8 +153,8 @@ class Cluster:
             file_id: str = http.post("/files", **form).json()["id"]
         return file_id
 
-    def submit(self, **body: Any) -> str:
-        asked = {"model": "tiny-llama", "training_file": self.upload(jsonl(24)), "seed": 7}
+    def submit(self, *, rows: bytes = CHATS, **body: Any) -> str:
+        asked = {"model": "tiny-llama", "training_file": self.upload(rows), "seed": 7}
         with self.http as http:
             made = http.post(JOBS, json=asked | body)
         assert made.status_code == 200, made.text

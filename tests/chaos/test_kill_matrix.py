@@ -16,6 +16,7 @@ from app.broker import Bell, make_celery
 from app.jobs.spec import StepDone
 from tests.chaos.cluster import Cluster, Worker, freeze, kill, thaw
 from tests.chaos.invariants import BODY, STEPS, assert_all_is_well
+from tests.factories import preference_row, to_jsonl
 from tests.waiting import wait_until, within
 from worker.rundir import LineTail, RunDir, parse_events
 
@@ -118,18 +119,40 @@ def is_saving(run: RunDir | None) -> bool:
 def test_the_machine_is_lost_and_another_carries_on(cluster: Cluster, undisturbed: str):
     lost = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    wait_until(lambda: stored_steps(cluster, job_id) >= STEPS // 4, timeout_s=120)
-
-    cluster.kill_worker(lost)
-    stored = stored_steps(cluster, job_id)
-    shutil.rmtree(lost.data)
-    cluster.expire(job_id)
+    stored = lose_machine(cluster, lost, job_id)
     cluster.start_worker()
     cluster.wait(job_id)
 
     assert_all_is_well(cluster, job_id, undisturbed)
     first, second = cluster.attempts(job_id)
     assert (first["outcome"], second["first_step"]) == ("lost", stored + 1)
+
+
+@slow
+def test_a_reference_outlives_the_machine_that_measured_it(cluster: Cluster):
+    rows = to_jsonl([preference_row(number) for number in range(24)])
+    method = {"type": "dpo", "dpo": {"hyperparameters": BODY["hyperparameters"]}}
+    asked = {"training": BODY["training"], "method": method, "peft": {"method": "pissa", "r": 4}}
+    lost = cluster.start_worker()
+    undisturbed = cluster.submit(rows=rows, **asked)
+    cluster.wait(undisturbed)
+    job_id = cluster.submit(rows=rows, **asked)
+
+    lose_machine(cluster, lost, job_id)
+    cluster.start_worker()
+    cluster.wait(job_id)
+
+    assert_all_is_well(cluster, job_id, cluster.weights(undisturbed))
+
+
+def lose_machine(cluster: Cluster, worker: Worker, job_id: str) -> int:
+    """Kill a worker once a part of its run is stored, with its disk; return how many steps are."""
+    wait_until(lambda: stored_steps(cluster, job_id) >= STEPS // 4, timeout_s=120)
+    cluster.kill_worker(worker)
+    stored = stored_steps(cluster, job_id)
+    shutil.rmtree(worker.data)
+    cluster.expire(job_id)
+    return stored
 
 
 def stored_steps(cluster: Cluster, job_id: str) -> int:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from app.jobs.spec import Task, TrainSpec
+from app.jobs.spec import Method, Task, TrainSpec
 
 CARD = """\
 ---
@@ -11,7 +11,7 @@ base_model: {base_json}
 library_name: peft
 tags:
 - lora
-- basin{tag}
+- basin{tags}
 ---
 
 # {base} · {job_id}
@@ -57,6 +57,12 @@ HOW = {
 }
 
 
+BY: dict[Method, str] = {
+    "supervised": "",
+    "dpo": " by direct preference optimization",
+}
+
+
 AUTO: dict[Task, str] = {
     "causal": "AutoModelForCausalLM",
     "seq2seq": "AutoModelForSeq2SeqLM",
@@ -69,14 +75,15 @@ def write_card(
 ) -> str:
     """Return the card's text; `labels` are a classifier's, in the order of its logits."""
     classes = f", num_labels={len(labels)}, id2label={dict(enumerate(labels))}" if labels else ""
-    perturbed = spec.perturbation.type != "none"
+    said = (spec.perturbation.type, "none"), (spec.method, "supervised")
+    tags = [tag for tag, usual in said if tag != usual]
     return CARD.format(
         base=spec.base_model,
         auto=AUTO[spec.task],
         classes=classes,
         base_json=json.dumps(spec.base_model),
-        tag=f"\n- {spec.perturbation.type}" if perturbed else "",
-        how=HOW[spec.perturbation.type],
+        tags="".join(f"\n- {tag}" for tag in tags),
+        how=HOW[spec.perturbation.type] + BY[spec.method],
         job_id=spec.job_id,
         rows=spec.data.train_rows,
         data=spec.data.train_sha256,

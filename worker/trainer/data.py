@@ -41,7 +41,7 @@ def encode_file(path: Path, tokenizer: Any, *, max_length: int) -> Encoded:
         try:
             ids, labels = encode_row(row, tokenizer)
         except TemplateError as error:  # what a template raises by itself, such as on two users
-            raise _bad_row(path, line, f"the base model's chat template says: {error}") from error
+            raise bad_row(path, line, f"the base model's chat template says: {error}") from error
         truncated += len(ids) > max_length
         ids, labels = ids[:max_length], labels[:max_length]
         if all(label == IGNORED for label in labels[1:]):
@@ -49,11 +49,7 @@ def encode_file(path: Path, tokenizer: Any, *, max_length: int) -> Encoded:
         else:
             kept.append({"input_ids": ids, "labels": labels})
     if not kept:
-        raise RunError(
-            "no_trainable_tokens",
-            f"No row keeps an answer within {max_length} tokens; raise training.max_length.",
-            param="training.max_length",
-        )
+        raise none_left(max_length)
     return Encoded(Dataset.from_list(kept), len(kept), truncated, dropped)
 
 
@@ -178,7 +174,16 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 yield number, json.loads(line)
 
 
-def _bad_row(path: Path, line: int, why: str) -> RunError:
+def none_left(max_length: int) -> RunError:
+    """Say that no row of a file can be learned from."""
+    return RunError(
+        "no_trainable_tokens",
+        f"No row keeps an answer within {max_length} tokens; raise training.max_length.",
+        param="training.max_length",
+    )
+
+
+def bad_row(path: Path, line: int, why: str) -> RunError:
     """Name the line that the run cannot learn from, by the file's name on the wire."""
     name = "validation_file" if path.stem == "valid" else "training_file"
     told = name.replace("_", " ")

@@ -28,6 +28,7 @@ ADALORA_PRUNINGS = 50  # at most, over the run
 TRAINABLE, STATE = "trainable.safetensors", "method.safetensors"
 
 Batches = Callable[[], Iterable[Mapping[str, Tensor]]]
+Loss = Callable[[Any, Mapping[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,12 @@ class AdaLoraBudget(TrainerCallback):  # type: ignore[misc]  # transformers is u
         self._model.base_model.update_and_allocate(state.global_step + 1)
 
 
+def own_loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the loss that the model computes by itself."""
+    loss: Tensor = model(**batch).loss
+    return loss
+
+
 def attach(
     model: Any,
     spec: PeftSpec,
@@ -143,6 +150,7 @@ def attach(
     total_steps: int,
     seed: int,
     batches: Batches,
+    loss: Loss = own_loss,
     fresh: Sequence[str] = (),
     checkpoint: Path | None = None,
     source: Path | None = None,
@@ -150,7 +158,7 @@ def attach(
     """Return the model with what is trained; factors are fp32 whatever the base is.
 
     Args:
-        batches: a few batches for LoRA-GA's gradient.
+        batches: a few batches for LoRA-GA's gradient, which is that of `loss`.
         fresh: modules that start at random: they are trained whole, and the adapter carries them.
         checkpoint: where the run resumes; its factors replace a second initialisation.
         source: folder of an adapter to go on from.
@@ -167,7 +175,7 @@ def attach(
     except ValueError as error:
         raise RunError("invalid_peft", str(error), param="peft.target_modules") from error
     try:
-        return Attached(adapted, spec, _start(adapted, spec, batches, checkpoint, seed))
+        return Attached(adapted, spec, _start(adapted, spec, batches, loss, checkpoint, seed))
     except ValueError as error:
         raise RunError("invalid_peft", str(error), param="peft.r") from error
 
@@ -215,7 +223,12 @@ def _outermost(modules: Sequence[str]) -> list[str]:
 
 
 def _start(
-    adapted: Any, spec: PeftSpec, batches: Batches, checkpoint: Path | None, seed: int
+    adapted: Any,
+    spec: PeftSpec,
+    batches: Batches,
+    loss: Loss,
+    checkpoint: Path | None,
+    seed: int,
 ) -> Mapping[str, Tensor]:
     """Give PiSSA and LoRA-GA their first factors, and take those out of the base."""
     if spec.method not in ("pissa", "lora_ga"):
@@ -225,7 +238,7 @@ def _start(
     elif spec.method == "pissa":
         initial = _principal_factors(adapted, spec, seed)
     else:
-        initial = _gradient_factors(adapted, spec, batches, seed)
+        initial = _gradient_factors(adapted, spec, batches, loss, seed)
     rebased.rebase(adapted, initial)
     return initial
 
@@ -244,10 +257,12 @@ def _principal_factors(adapted: Any, spec: PeftSpec, seed: int) -> rebased.Facto
     return rebased.initial_factors(adapted)
 
 
-def _gradient_factors(adapted: Any, spec: PeftSpec, batches: Batches, seed: int) -> rebased.Factors:
+def _gradient_factors(
+    adapted: Any, spec: PeftSpec, batches: Batches, loss: Loss, seed: int
+) -> rebased.Factors:
     """LoRA-GA: factors along the full gradient over a few batches, module by module."""
     layers = dict(rebased.lora_layers(adapted))
-    gradients = _base_gradients(adapted, layers, batches)
+    gradients = _base_gradients(adapted, layers, batches, loss)
     initial: rebased.Factors = {}
     for name, layer in layers.items():
         gradient = gradients.pop(name)
@@ -257,7 +272,9 @@ def _gradient_factors(adapted: Any, spec: PeftSpec, batches: Batches, seed: int)
     return initial
 
 
-def _base_gradients(adapted: Any, layers: Mapping[str, Any], batches: Batches) -> dict[str, Tensor]:
+def _base_gradients(
+    adapted: Any, layers: Mapping[str, Any], batches: Batches, loss: Loss
+) -> dict[str, Tensor]:
     """Sum the gradients of the adapted weights on the CPU; on the device one lives at a time."""
     sums: dict[str, Tensor] = {}
     weights = {name: layer.get_base_layer().weight for name, layer in layers.items()}
@@ -269,7 +286,7 @@ def _base_gradients(adapted: Any, layers: Mapping[str, Any], batches: Batches) -
         ]
         for batch in batches():
             there = {key: value.to(adapted.device) for key, value in batch.items()}
-            adapted(**there).loss.backward()
+            torch.autograd.backward(loss(adapted, there))
         for hook in hooks:
             hook.remove()
     return sums

@@ -15,6 +15,7 @@ from worker.trainer.heads import CAUSAL, MODELS, Batch, Head
 
 Precision = Literal["bf16", "fp32"]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "stored": "auto"}
+TARGETS = ("labels", "completion_mask")  # of a batch, what is no input of a model
 STORED: Literal["stored"] = "stored"  # as precise as the files are
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 2e-2}  # of the largest logit
 
@@ -95,7 +96,7 @@ def _classes(head: Head) -> dict[str, Any]:
 def sample_logits(model: Any, batch: Batch) -> torch.Tensor:
     """Return the logits of a batch's first row in fp32 on the CPU, from the clean weights."""
     model.eval()
-    there = {name: tensor.to(_device()) for name, tensor in batch.items() if name != "labels"}
+    there = {name: tensor.to(_device()) for name, tensor in batch.items() if name not in TARGETS}
     logits: torch.Tensor = model(**there).logits[0]
     return logits.float().cpu()
 

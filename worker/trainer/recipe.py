@@ -52,7 +52,7 @@ def train(run: RunDir, stop: threading.Event) -> None:
     spec, placement = run.read_spec(), run.read_placement()
     precision = models.resolve_precision(spec.training.precision)
     set_seed(spec.seed)
-    head = tasks.head_of(spec.task, run)
+    head = tasks.head_of(spec, run)
     stored = _storage(spec, precision)
     base, fresh = models.load_base(placement, stored, head)
     inputs = _load(run, spec, placement, precision, head=head, base=base, fresh=fresh)
@@ -181,7 +181,7 @@ def _load(
         _warn(run, "validation", valid, limit=limit)
     for code, message in () if run.quiet else doubts(run, head):
         run.append_event(Warned(at=time.time(), code=code, message=message))
-    collate = tasks.collator(head.task, tokenizer, base)
+    collate = tasks.collator(head, tokenizer, base)
     if base.config.get_text_config().pad_token_id is None:
         base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return Inputs(spec, placement, precision, head, fresh, tokenizer, collate, train_data, valid)
@@ -219,7 +219,7 @@ def _trainer(
         export=export_step,
         perturbation=lambda: trainer.perturbation,
     )
-    trainer: Any = TRAINERS[inputs.head.task](
+    trainer: Any = TRAINERS[inputs.head.learning](
         model=attached.model,
         attached=attached,
         best=best,
@@ -227,6 +227,7 @@ def _trainer(
         args=training_arguments(
             inputs.spec,
             run,
+            inputs.head,
             bf16=inputs.precision == "bf16",
             evaluate=inputs.valid is not None,
             resumes=resumes,
@@ -260,10 +261,11 @@ def _attach(run: RunDir, inputs: Inputs, base: Any, resume: Path | None) -> Atta
     return methods.attach(
         base,
         inputs.spec.peft,
-        task_type=tasks.KINDS[inputs.head.task].peft,
+        task_type=tasks.KINDS[inputs.head.learning].peft,
         total_steps=_total_steps(inputs),
         seed=inputs.spec.seed,
         batches=batches,
+        loss=tasks.first_loss(inputs.head),
         fresh=inputs.fresh,
         checkpoint=resume,
         source=source,

@@ -22,6 +22,10 @@ from worker.trainer.perturbations import Perturbation
 RENAMED = {
     "loss": "train_loss",  # at the perturbed weights under MGPO: where the gradient is
     "mean_token_accuracy": "train_mean_token_accuracy",
+    "rewards_chosen": "train_rewards_chosen",
+    "rewards_rejected": "train_rewards_rejected",
+    "rewards_margin": "train_rewards_margin",
+    "rewards_accuracy": "train_rewards_accuracy",
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "eval_loss": "valid_loss",  # at the clean weights, always
@@ -30,6 +34,10 @@ RENAMED = {
     "eval_f1": "valid_f1",
     "eval_mcc": "valid_mcc",
     "eval_exact_match": "valid_exact_match",
+    "eval_rewards_chosen": "valid_rewards_chosen",
+    "eval_rewards_rejected": "valid_rewards_rejected",
+    "eval_rewards_margin": "valid_rewards_margin",
+    "eval_rewards_accuracy": "valid_rewards_accuracy",
     "eval_sharpness_worst": "valid_sharpness_worst",
     "eval_sharpness_mean": "valid_sharpness_mean",
 }

@@ -12,14 +12,16 @@ from transformers import (
     Seq2SeqTrainingArguments,
     TrainingArguments,
 )
-from trl import SFTConfig
+from trl import DPOConfig, SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from app.jobs.spec import Task
+from app.jobs.spec import TrainSpec
 from worker.rundir import RunDir
 from worker.trainer import labels, scores
 from worker.trainer.data import Encoded, encode_file, encode_labelled, encode_pairs
-from worker.trainer.heads import Batch, Head
+from worker.trainer.heads import Batch, Head, Learning
+from worker.trainer.methods import Loss, own_loss
+from worker.trainer.pairs import PairCollator, encode_preferences, start_loss
 
 Collate = Callable[[list[dict[str, Any]]], Batch]
 
@@ -34,7 +36,7 @@ class Kind:
 
 
 SCORED = {"prediction_loss_only": False, "remove_unused_columns": False, "label_names": ["labels"]}
-KINDS: dict[Task, Kind] = {
+KINDS: dict[Learning, Kind] = {
     "causal": Kind(
         "CAUSAL_LM",
         SFTConfig,
@@ -44,19 +46,24 @@ KINDS: dict[Task, Kind] = {
             "max_length": None,
         },
     ),
+    "preference": Kind(
+        "CAUSAL_LM",
+        DPOConfig,
+        {"prediction_loss_only": True, "remove_unused_columns": False, "max_length": None},
+    ),
     "seq2seq": Kind("SEQ_2_SEQ_LM", Seq2SeqTrainingArguments, SCORED),
     "classification": Kind("SEQ_CLS", TrainingArguments, SCORED),
 }
 
 
-def head_of(task: Task, run: RunDir) -> Head:
+def head_of(spec: TrainSpec, run: RunDir) -> Head:
     """Return the head that a run's files ask for."""
-    if task == "classification":
-        return Head(task, labels.class_labels(run.train))
-    if task == "seq2seq":
+    if spec.task == "classification":
+        return Head(spec.task, labels.class_labels(run.train))
+    if spec.task == "seq2seq":
         files = [path for path in (run.train, run.valid) if path.exists()]
-        return Head(task, labels.completion_labels(files))
-    return Head(task)
+        return Head(spec.task, labels.completion_labels(files))
+    return Head(spec.task, preferring=spec.method == "dpo")
 
 
 def encode(head: Head, path: Path, tokenizer: Any, *, max_length: int) -> Encoded:
@@ -65,16 +72,25 @@ def encode(head: Head, path: Path, tokenizer: Any, *, max_length: int) -> Encode
         return encode_labelled(path, tokenizer, max_length=max_length, labels=head.labels)
     if head.task == "seq2seq":
         return encode_pairs(path, tokenizer, max_length=max_length)
+    if head.preferring:
+        return encode_preferences(path, tokenizer, max_length=max_length)
     return encode_file(path, tokenizer, max_length=max_length)
 
 
-def collator(task: Task, tokenizer: Any, model: Any) -> Collate:
+def collator(head: Head, tokenizer: Any, model: Any) -> Collate:
     """Return what makes a batch of rows, each padded to the longest of the batch."""
-    if task == "classification":
+    if head.task == "classification":
         return DataCollatorWithPadding(tokenizer)  # type: ignore[no-any-return]  # untyped
-    if task == "seq2seq":
+    if head.task == "seq2seq":
         return DataCollatorForSeq2Seq(tokenizer, model=model)  # type: ignore[no-any-return]  # untyped
+    if head.preferring:
+        return PairCollator(tokenizer.pad_token_id)
     return DataCollatorForLanguageModeling(tokenizer.pad_token_id)  # type: ignore[no-any-return]  # untyped
+
+
+def first_loss(head: Head) -> Loss:
+    """Return the loss whose gradient a run begins with."""
+    return start_loss if head.preferring else own_loss
 
 
 def trainer_options(head: Head, tokenizer: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Seq2SeqTrainer, Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from app.jobs.spec import PerturbationSpec, SharpnessSpec, Task, TrainSpec
+from app.jobs.spec import PerturbationSpec, SharpnessSpec, TrainSpec
 from worker.optim.mgpo import Momentum
 from worker.optim.sharpness import Sharpness, sharpness
 from worker.rundir import CHECKPOINT, COMPLETE, RunDir
@@ -18,8 +18,10 @@ from worker.trainer import distributed, scores, versions
 from worker.trainer.best import Best
 from worker.trainer.causal import UnpaddedTrainer
 from worker.trainer.data import IGNORED
-from worker.trainer.methods import Attached
+from worker.trainer.heads import Head, Learning
+from worker.trainer.methods import Attached, own_loss
 from worker.trainer.perturbations import Perturbation, build
+from worker.trainer.preference import PairTrainer
 from worker.trainer.sharded import WholeSteps, ZeroOptimizer, deepspeed_config
 from worker.trainer.tasks import KINDS
 
@@ -124,7 +126,7 @@ class PerturbationMixin:
         inputs = [self._prepare_inputs(batch) for batch in batches]  # type: ignore[attr-defined]  # of the Trainer
 
         def loss() -> torch.Tensor:
-            return torch.stack([model(**each).loss.float() for each in inputs]).mean()
+            return torch.stack([self.loss_on(model, each).float() for each in inputs]).mean()
 
         model.eval()
         return sharpness(
@@ -135,6 +137,10 @@ class PerturbationMixin:
             directions=self.sharpness.directions,
             seed=SHARPNESS_SEED,
         )
+
+    def loss_on(self, model: Any, inputs: Any) -> torch.Tensor:
+        """Return the mean loss on a batch, and note nothing of it."""
+        return own_loss(model, inputs)
 
     def _save(self, output_dir: str | None = None, **_: Any) -> None:
         """Leave the weights to `Attached.save_state`: as they are, in no artifact's form."""
@@ -183,6 +189,17 @@ class CausalTrainer(PerturbationMixin, UnpaddedTrainer):
         """Write no card of TRL's: the adapter gets our own."""
 
 
+class PreferenceTrainer(PerturbationMixin, PairTrainer):
+    """Direct preference optimization of a causal language model."""
+
+    def loss_on(self, model: Any, inputs: Any) -> torch.Tensor:
+        return self.score(model, inputs).loss.mean()
+
+    def load_end(self, checkpoint: Path) -> None:
+        self.recall_reference(checkpoint)
+        super().load_end(checkpoint)
+
+
 class ClassificationTrainer(PerturbationMixin, Trainer):  # type: ignore[misc]  # untyped
     """Fine-tuning of an encoder with a classifying head."""
 
@@ -222,22 +239,24 @@ class Text2TextTrainer(PerturbationMixin, Seq2SeqTrainer):  # type: ignore[misc]
         return true, predicted
 
 
-TRAINERS: dict[Task, type[PerturbationMixin]] = {
+TRAINERS: dict[Learning, type[PerturbationMixin]] = {
     "causal": CausalTrainer,
+    "preference": PreferenceTrainer,
     "seq2seq": Text2TextTrainer,
     "classification": ClassificationTrainer,
 }
 
 
 def training_arguments(
-    spec: TrainSpec, run: RunDir, *, bf16: bool, evaluate: bool, resumes: bool
+    spec: TrainSpec, run: RunDir, head: Head, *, bf16: bool, evaluate: bool, resumes: bool
 ) -> TrainingArguments:
     """Return the spec in the Trainer's words."""
     asked = spec.training
     share = asked.batch_size // spec.resources.gpus
     sharded = deepspeed_config(spec.resources, asked)
     on_gpu = torch.cuda.is_available()
-    kind = KINDS[spec.task]
+    kind = KINDS[head.learning]
+    dpo = {} if spec.dpo is None else {"beta": spec.dpo.beta}
     return kind.arguments(
         output_dir=str(run.checkpoints),
         per_device_train_batch_size=asked.micro_batch_size,
@@ -277,4 +296,5 @@ def training_arguments(
         report_to="none",
         disable_tqdm=True,
         **kind.own_arguments,
+        **dpo,
     )

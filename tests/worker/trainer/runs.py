@@ -21,6 +21,7 @@ SPEC: dict[str, Any] = {
     "base_model": "tiny-llama",
     "task": "causal",
     "method": "supervised",
+    "dpo": None,
     "seed": 7,
     "peft": {
         "method": "lora",

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from app.jobs.spec import EvalDone, Failed, Finished, Started, StepDone, Stopped
 from tests.conftest import wait_until
+from tests.factories import preference_row
 from tests.worker.trainer.runs import TASKS, adapter_bytes, events, make_run, of_type, run_of
 from tests.worker.trainer.warm_ranks import WarmRanks, warm_ranks
 from worker import launcher
@@ -21,6 +22,7 @@ from worker.rundir import RunDir
 MODES = {"ddp": None, "zero-0": 0, "zero-1": 1, "zero-2": 2}
 SHORT = {"micro_batch_size": 1, "learning_rate": 1e-3}
 ODD = 7  # rows that two ranks cannot share evenly
+PAIRS = [preference_row(number) for number in range(24)]
 KINDS: dict[str, dict[str, Any]] = {
     "random": {"perturbation": {"type": "random", "rho": 0.05}},
     "ggpo": {"perturbation": {"type": "ggpo", "rho": 0.03, "beta": 0.01}},
@@ -31,6 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora_ga": {"peft": {"method": "lora_ga"}},
     "lora_pro": {"peft": {"method": "lora_pro"}},
     "pissa": {"peft": {"method": "pissa"}},
+    "dpo": {"method": "dpo", "dpo": {"beta": 0.5}, "rows": PAIRS, "valid": PAIRS[:ODD]},
 }
 STEPS = {"n_epochs": 4, "micro_batch_size": 1, "checkpoint_steps": 4, "learning_rate": 5e-3}
 
@@ -191,9 +194,11 @@ def losses(run: RunDir) -> list[float]:
         ("classification", "ddp"),
         ("lora_plus", "zero-2"),
         ("full", "zero-2"),
+        ("dpo", "ddp"),
         *(
             pytest.param(kind, mode, marks=pytest.mark.slow)
             for kind, mode in [
+                ("dpo", "zero-2"),
                 ("random", "zero-2"),
                 ("ggpo", "zero-2"),
                 ("seq2seq", "zero-2"),
@@ -221,7 +226,7 @@ def test_two_ranks_learn_what_one_process_learns(
     assert largest_difference(together, alone) <= 1e-5
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [*TASKS, "dpo"])
 def test_two_ranks_score_each_row_once_like_one_process(
     task: str, short: Callable[[str, str], RunDir]
 ):

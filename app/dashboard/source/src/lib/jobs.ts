@@ -19,11 +19,12 @@ export function isOver({ status }: { status: Status }): boolean {
   return OVER.includes(status);
 }
 
-/** Name the method as the papers do: LoRA, LoRA-MGPO, DoRA-GGPO. */
-export function methodOf(job: { peft: Fields; perturbation: Fields }): string {
+/** Name the method as the papers do: LoRA, LoRA-MGPO, DoRA-GGPO; LoRA-MGPO by DPO. */
+export function methodOf(job: { peft: Fields; perturbation: Fields; method?: Job["method"] }): string {
   const method = `${job.peft.method}`;
   const perturbation = PERTURBATIONS[`${job.perturbation.type}`];
-  return [METHODS[method] ?? method, perturbation].filter(Boolean).join("-");
+  const name = [METHODS[method] ?? method, perturbation].filter(Boolean).join("-");
+  return job.method?.type === "dpo" ? `${name} by DPO` : name;
 }
 
 export function nameOf(job: Job): string {
@@ -56,6 +57,8 @@ export function settingsOf(job: Job): [string, string][] {
   return [
     ["model", job.model],
     ["task", job.task],
+    ["method", job.method.type],
+    ...(job.method.type === "dpo" ? [["beta", shown(job.hyperparameters.beta)] as [string, string]] : []),
     ["seed", `${job.seed}`],
     ["priority", `${job.priority}`],
     ...settings,

@@ -15,7 +15,7 @@ import { type Draft, bodyOf, emptyDraft, runsOf } from "./new-comparison/draft";
 import { MethodsStep } from "./new-comparison/methods";
 import { AsCall } from "./new-job/as-call";
 import { DataStep } from "./new-job/data";
-import { type Wrong, errorAt, problemOf } from "./new-job/draft";
+import { type Wrong, errorAt, learnFrom, problemOf } from "./new-job/draft";
 import { BaseField } from "./new-job/model";
 
 export function NewComparison() {
@@ -56,7 +56,13 @@ function Form() {
   return (
     <div class="new-job">
       <form ref={form} onSubmit={(event) => event.preventDefault()} aria-label="New comparison">
-        <DataStep draft={draft} change={change} wrong={wrong} unvalidated={false} />
+        <DataStep
+          draft={draft}
+          change={change}
+          wrong={wrong}
+          unvalidated={false}
+          onFormat={(format) => change({ learn: learnFrom(format) })}
+        />
         <ModelStep draft={draft} change={change} wrong={wrong} />
         <MethodsStep methods={draft.methods} onChange={(methods) => change({ methods })} wrong={wrong} />
         <BudgetStep draft={draft} change={change} wrong={wrong} />

@@ -11,7 +11,7 @@ import { Loading, Page } from "../ui/page";
 import { AsCall } from "./new-job/as-call";
 import { DataStep } from "./new-job/data";
 import { EstimatePanel, useEstimate } from "./new-job/estimate";
-import { type Draft, bodyOf, changed, draftOf, emptyDraft, problemOf } from "./new-job/draft";
+import { type Draft, bodyOf, changed, draftOf, emptyDraft, learnFrom, problemOf } from "./new-job/draft";
 import { MethodStep } from "./new-job/method";
 import { ModelStep } from "./new-job/model";
 import { TrainingStep } from "./new-job/training";
@@ -68,7 +68,7 @@ function Form({ start }: { start: Draft }) {
   return (
     <div class="new-job">
       <form onSubmit={(event) => event.preventDefault()} aria-label="New job">
-        <DataStep {...step} />
+        <DataStep {...step} onFormat={(format) => change({ learn: learnFrom(format) })} />
         <ModelStep {...step} />
         <MethodStep {...step} />
         <TrainingStep {...step} />

@@ -1,3 +1,5 @@
+import { useEffect } from "preact/hooks";
+
 import { count, whole } from "../../lib/format";
 import { useLoaded } from "../../lib/hooks";
 import { useApi } from "../../lib/session";
@@ -8,10 +10,12 @@ interface Props {
   id: string;
   model?: string;
   validation?: string | null;
+  /** Told of what kind the rows are, once that is known. */
+  onFormat?: (format: string | null) => void;
 }
 
 /** What a training file is like: its lengths, its labels, and what is doubtful in it. */
-export function FileReportView({ id, model, validation }: Props) {
+export function FileReportView({ id, model, validation, onFormat }: Props) {
   const api = useApi();
   const { data, error } = useLoaded(
     (signal) =>
@@ -22,6 +26,9 @@ export function FileReportView({ id, model, validation }: Props) {
       ),
     [id, model, validation],
   );
+  useEffect(() => {
+    if (data) onFormat?.(data.format);
+  }, [data]);
   return (
     <div class="report" aria-live="polite">
       <Failure error={error} doing="The file cannot be judged" />

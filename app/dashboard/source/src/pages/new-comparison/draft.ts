@@ -1,6 +1,6 @@
 // A comparison as it is filled in; what is left empty is not sent, and the server chooses it.
 import type { Fields, Json } from "../../lib/types";
-import { type Texts, sent } from "../new-job/draft";
+import { type Learn, type Texts, methodBody as learning, sent } from "../new-job/draft";
 
 export interface Method {
   name: string;
@@ -18,6 +18,7 @@ export interface Draft {
   seeds: string;
   equal: "steps" | "passes";
   max_steps: string;
+  learn: Learn;
   hyperparameters: Texts;
   /** Of all runs; a method may set some of it for itself. */
   training: Texts;
@@ -36,6 +37,7 @@ export function emptyDraft(): Draft {
     seeds: SEEDS,
     equal: "steps",
     max_steps: "",
+    learn: "supervised",
     hyperparameters: {},
     training: {},
     sharpness: true,
@@ -71,7 +73,7 @@ export function runsOf({ methods, seeds }: Draft): number | null {
 
 /** Write the comparison as it is submitted. */
 export function bodyOf(draft: Draft): Fields {
-  const groups = { hyperparameters: sent(draft.hyperparameters), training: sent(draft.training) };
+  const training = sent(draft.training);
   return {
     ...(draft.name ? { name: draft.name } : {}),
     model: draft.model,
@@ -80,7 +82,8 @@ export function bodyOf(draft: Draft): Fields {
     methods: draft.methods.map(methodBody),
     ...(draft.seeds.trim() ? { seeds: seedsOf(draft.seeds) } : {}),
     budget: { equal: draft.equal, ...sent({ max_steps: draft.max_steps }) },
-    ...Object.fromEntries(Object.entries(groups).filter(([, fields]) => Object.keys(fields).length)),
+    ...learning(draft),
+    ...(Object.keys(training).length ? { training } : {}),
     ...(draft.sharpness ? {} : { evaluation: { sharpness: null } }),
   };
 }

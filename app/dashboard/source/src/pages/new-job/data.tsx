@@ -16,9 +16,10 @@ interface Props {
   wrong: Wrong;
   /** Whether it goes without a validation file. */
   unvalidated?: boolean;
+  onFormat: (format: string | null) => void;
 }
 
-export function DataStep({ draft, change, wrong, unvalidated = true }: Props) {
+export function DataStep({ draft, change, wrong, unvalidated = true, onFormat }: Props) {
   const api = useApi();
   const { data, error, reload } = useLoaded(
     (signal) => api.get<Page<StoredFile>>("/files", { purpose: "fine-tune", limit: 500 }, signal),
@@ -59,7 +60,12 @@ export function DataStep({ draft, change, wrong, unvalidated = true }: Props) {
         </div>
       </div>
       {draft.training_file && (
-        <FileReportView id={draft.training_file} model={draft.model} validation={draft.validation_file} />
+        <FileReportView
+          id={draft.training_file}
+          model={draft.model}
+          validation={draft.validation_file}
+          onFormat={onFormat}
+        />
       )}
     </fieldset>
   );

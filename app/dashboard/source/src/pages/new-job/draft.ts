@@ -2,6 +2,9 @@
 import { ApiProblem } from "../../lib/api";
 import type { Fields, Job, Json } from "../../lib/types";
 
+/** How a job learns: the rows of its file decide. */
+export type Learn = "supervised" | "dpo";
+
 export interface Draft {
   model: string;
   training_file: string;
@@ -9,6 +12,7 @@ export interface Draft {
   suffix: string;
   seed: string;
   priority: string;
+  learn: Learn;
   hyperparameters: Texts;
   peft: Texts;
   perturbation: Texts;
@@ -50,6 +54,7 @@ export function emptyDraft(): Draft {
     suffix: "",
     seed: "",
     priority: "",
+    learn: "supervised",
     hyperparameters: {},
     peft: { method: "lora" },
     perturbation: { type: "mgpo" },
@@ -73,7 +78,12 @@ export function draftOf(job: Job): Draft {
     suffix: job.suffix ?? "",
     seed: `${job.seed}`,
     priority: job.priority ? `${job.priority}` : "",
-    hyperparameters: texts({ n_epochs: n_epochs ?? null, batch_size: batch_size ?? null }),
+    learn: job.method.type,
+    hyperparameters: texts({
+      n_epochs: n_epochs ?? null,
+      batch_size: batch_size ?? null,
+      beta: job.hyperparameters.beta ?? null,
+    }),
     peft: {
       ...texts(peft),
       ...(peft.from
@@ -108,7 +118,6 @@ export function bodyOf(draft: Draft): Fields {
     resources: sent(draft.resources),
     budget: sent(draft.budget),
   };
-  const hyperparameters = sent(draft.hyperparameters);
   return {
     ...sent({
       model: draft.model,
@@ -120,12 +129,22 @@ export function bodyOf(draft: Draft): Fields {
     }),
     model: draft.model,
     ...(draft.suffix ? { suffix: draft.suffix } : {}),
-    ...(Object.keys(hyperparameters).length
-      ? { method: { type: "supervised", supervised: { hyperparameters } } }
-      : {}),
+    ...methodBody(draft),
     ...Object.fromEntries(Object.entries(groups).filter(([, fields]) => Object.keys(fields).length)),
     ...draft.rest,
   };
+}
+
+export function learnFrom(format: string | null): Learn {
+  return format === "preference" ? "dpo" : "supervised";
+}
+
+/** Write how a job learns, where that is not what is done by default. */
+export function methodBody({ learn, hyperparameters }: Pick<Draft, "learn" | "hyperparameters">): Fields {
+  const { beta, ...others } = hyperparameters;
+  const filled = sent(learn === "dpo" && beta ? { ...others, beta } : others);
+  if (learn === "supervised" && !Object.keys(filled).length) return {};
+  return { method: { type: learn, [learn]: { hyperparameters: filled } } };
 }
 
 /** Take over a change that is named by dotted names, such as training.micro_batch_size. */

@@ -1,5 +1,6 @@
 import { PERTURBATIONS, PeftSettings, PerturbationSettings } from "./method-settings";
 import type { StepProps } from "./draft";
+import { Setting } from "./setting";
 
 export function MethodStep(props: StepProps) {
   const { draft, change } = props;
@@ -9,6 +10,7 @@ export function MethodStep(props: StepProps) {
   return (
     <fieldset class="card">
       <legend>3. Method</legend>
+      {draft.learn === "dpo" && <Preferences {...props} />}
       {!goesOn && <PeftSettings {...props} />}
       <div role="radiogroup" aria-label="Perturbation" class="choices">
         {PERTURBATIONS.map(([each, name, words]) => (
@@ -27,5 +29,27 @@ export function MethodStep(props: StepProps) {
       </div>
       <PerturbationSettings {...props} />
     </fieldset>
+  );
+}
+
+/** What the file's rows ask for: pairs of answers are learned from by DPO. */
+function Preferences(props: StepProps) {
+  return (
+    <>
+      <p class="hint">
+        The file holds preferences: the job learns by direct preference optimization (DPO), to write the
+        preferred answer rather than the other.
+      </p>
+      <div class="grid">
+        <Setting
+          {...props}
+          group="hyperparameters"
+          name="beta"
+          label="β of DPO"
+          standard="0.1"
+          hint="Higher keeps closer to the model it starts from."
+        />
+      </div>
+    </>
   );
 }
