@@ -36,12 +36,12 @@ conformance: $(STAMP) ## Run the openai package's own tests against the service 
 fuzz: $(STAMP) ## Hold the service to its own OpenAPI document, for four minutes [FUZZ=long: an hour]
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.contract.fuzz $(if $(filter long,$(FUZZ)),--seconds 3600 --seed $$(date +%s))
 
-bench: $(STAMP) ## Measure everything that fits twenty minutes, and write docs/benchmarks.md
+bench: $(STAMP) ## Measure what fits twenty minutes into docs/benchmarks.md [DATA=chat rows] [MODEL=small base]
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	@OMP_NUM_THREADS=1 $(BIN)/python -m bench
+	@OMP_NUM_THREADS=1 $(BIN)/python -m bench $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)')
 
 bench-gpu: $(STAMP) ## Measure what needs a CUDA device, in nine minutes
-	@$(BIN)/python -m bench --gpu
+	@$(BIN)/python -m bench --gpu $(if $(DATA),--data '$(DATA)')
 
 audit: $(STAMP) ## Ask PyPI whether the packages that are pinned have known vulnerabilities
 	@$(BIN)/python -m tests.audit

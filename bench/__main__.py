@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,35 +38,71 @@ console = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Bench:
-    """A bench, with the sizes that fit its share of the time on two cores."""
+    """A bench, with the sizes that fit its share of the time on two cores.
+
+    `takes` names what of ours it is given: chat rows, or a base to train. Without a base of
+    somebody's there is nothing to run where it takes one.
+    """
 
     module: str
     minutes: float
     arguments: Sequence[str] = ()
+    takes: Sequence[str] = ()
+
+    def command(self, given: Mapping[str, Path | None]) -> list[str]:
+        """Return its arguments of python's, with what it is given of what it takes."""
+        found = [(name, given[name]) for name in self.takes]
+        options = [word for name, path in found if path for word in (f"--{name}", str(path))]
+        return ["-m", self.module, *self.arguments, *options]
 
 
 # Twenty minutes on two cores in all. A new bench goes here, with its share.
 ON_CPU = (
-    Bench("bench.api", 9, ("--rounds", "2", "--picture", "docs/images/growth.svg")),
-    Bench("bench.blobs", 2, ("--megabytes", "256", "--rounds", "3")),
-    Bench("bench.stream", 1.5, ("--watchers", "500", "--seconds", "20")),
-    Bench("bench.overhead", 2, ("--rank", "8", "--device", "cpu", "--rounds", "10")),
+    Bench("bench.overhead", 1, ("--rank", "8", "--device", "cpu", "--rounds", "10")),
+    Bench(
+        "bench.throughput",
+        2.5,
+        ("--rows", "96", "--held-out", "16", "--rounds", "3"),
+        takes=("data", "model"),
+    ),
+    Bench(
+        "bench.throughput",
+        2.5,
+        ("--rows", "16", "--held-out", "4", "--evaluations", "1", "--rounds", "1"),
+        takes=("data",),
+    ),
+    Bench("bench.first_step", 2, ("--rounds", "3")),
+    Bench("bench.service_overhead", 2.5, ("--seconds", "30", "--rounds", "2")),
+    Bench("bench.api", 6, ("--rounds", "1", "--picture", "docs/images/growth.svg")),
+    Bench("bench.fleet", 1, ("--seconds", "10", "--rounds", "2")),
+    Bench("bench.blobs", 1.5, ("--megabytes", "256", "--rounds", "3")),
+    Bench("bench.stream", 1, ("--watchers", "500", "--seconds", "20")),
 )
 # Nine minutes on one GPU in all.
-ON_GPU = (Bench("bench.overhead", 4, ("--rank", "8", "--device", "cuda", "--rounds", "10")),)
+ON_GPU = (
+    Bench("bench.mfu", 3),
+    Bench("bench.overhead", 3, ("--rank", "8", "--device", "cuda", "--rounds", "10")),
+    Bench("bench.throughput", 3, ("--rows", "512", "--rounds", "2"), takes=("data",)),
+)
 
 
 @dataclass
 class Done:
     """What came of the benches: lines of each, and what went wrong with the others."""
 
-    lines: dict[str, list[Line]] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
+    lines: dict[Bench, list[Line]] = field(default_factory=dict)
+    failures: dict[Bench, str] = field(default_factory=dict)
 
 
 def main(
     only: Annotated[list[str] | None, typer.Option(help="A module; may be repeated.")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Those that need a CUDA device.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Chat rows to train on; else of Python's documentation.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A small base to train too, in Hugging Face's format.")
+    ] = None,
     write: Annotated[bool, typer.Option(help="Write the page under docs/.")] = True,
 ) -> None:
     """Run the benches one after the other, print one table and write it down."""
@@ -74,14 +110,16 @@ def main(
         console.print("There is no CUDA device here, so there is nothing to measure.")
         raise typer.Exit(1)
     known = ON_GPU if gpu else ON_CPU
-    chosen = [bench for bench in known if not only or bench.module in only]
+    given = {"data": data, "model": model}
+    wanted = [bench for bench in known if not only or bench.module in only]
+    chosen = [bench for bench in wanted if model or "model" not in bench.takes]
     began, busy = time.monotonic(), os.getloadavg()[0]
-    done = run_all(chosen)
+    done = run_all(chosen, given)
     lines = [line for each in done.lines.values() for line in each]
     minutes = (time.monotonic() - began) / 60
     Console().print(table(lines, title=f"{len(lines)} lines in {minutes:.0f} minutes"))
-    for module, why in done.failures.items():
-        console.print(f"{module} {why}.", style="red")
+    for bench, why in done.failures.items():
+        console.print(f"{bench.module} {why}.", style="red")
     if write and not only:
         page = DOCS / ("benchmarks-gpu.md" if gpu else "benchmarks.md")
         page.write_text(page_of(chosen, done, minutes=minutes, busy=busy, gpu=gpu))
@@ -97,7 +135,7 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def run_all(benches: Sequence[Bench]) -> Done:
+def run_all(benches: Sequence[Bench], given: Mapping[str, Path | None]) -> Done:
     """Run them in turn, and say how far it is."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     done = Done()
@@ -106,21 +144,21 @@ def run_all(benches: Sequence[Bench]) -> Done:
         Progress(*columns, console=console) as progress,
     ):
         task = progress.add_task("", total=sum(bench.minutes for bench in benches))
-        for bench in benches:
+        for number, bench in enumerate(benches):
             progress.update(task, description=f"{bench.module}, {bench.minutes:g} min")
-            left = Path(folder) / f"{bench.module}.jsonl"
-            why = run(bench, left)
+            left = Path(folder) / f"{number}.jsonl"
+            why = run(bench, left, given)
             if why is None:
-                done.lines[bench.module] = read(left)
+                done.lines[bench] = read(left)
             else:
-                done.failures[bench.module] = why
+                done.failures[bench] = why
             progress.advance(task, bench.minutes)
     return done
 
 
-def run(bench: Bench, left: Path) -> str | None:
+def run(bench: Bench, left: Path, given: Mapping[str, Path | None]) -> str | None:
     """Run one, and return what went wrong with it, if anything did."""
-    command = [sys.executable, "-m", bench.module, *bench.arguments, "--json", str(left)]
+    command = [sys.executable, *bench.command(given), "--json", str(left)]
     log = left.with_suffix(".log")
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
@@ -156,11 +194,10 @@ def page_of(benches: Iterable[Bench], done: Done, *, minutes: float, busy: float
         machine(busy),
     ]
     for bench in benches:
-        parts.append(f"## `{' '.join(['python -m', bench.module, *bench.arguments])}`\n")
+        places = {name: Path(name.upper()) for name in bench.takes}
+        parts.append(f"## `{' '.join(['python', *bench.command(places)])}`\n")
         parts.append(
-            markdown(done.lines[bench.module])
-            if bench.module in done.lines
-            else f"It {done.failures[bench.module]}.\n"
+            markdown(done.lines[bench]) if bench in done.lines else f"It {done.failures[bench]}.\n"
         )
     return "\n".join(parts)
 

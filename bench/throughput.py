@@ -1,7 +1,7 @@
 """How fast a run trains: Basin's trainer against a plain script with TRL's SFTTrainer and PEFT.
 
-`python -m bench.throughput --data DATA.jsonl` fine-tunes one base on the same chat rows three ways,
-in turn: by `python -m worker.trainer`, as the service runs it; by `bench.plain_trl` at TRL's
+`python -m bench.throughput [--data ROWS.jsonl]` fine-tunes one base on the same chat rows three
+ways, in turn: by `python -m worker.trainer`, as the service runs it; by `bench.plain_trl` at TRL's
 defaults; and by that with packing. All train the same LoRA on all linear layers, with the same
 learning rate and as many rows a step, with the loss on the answers. Without --model the base is a
 LLaMA of 110 million random weights.
@@ -32,6 +32,7 @@ from app.jobs.spec import DataSpec
 from bench.bases import random_llama, templated
 from bench.noted import MOMENTS
 from bench.result import JsonFile, Line, Target, compared, report
+from demo.corpus import read_corpus
 from worker.rundir import Placement, RunDir
 from worker.trainer.data import encode_file
 
@@ -86,7 +87,9 @@ class Run:
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Chat rows, as JSON Lines.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Chat rows; else of Python's documentation.")
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="A base; else a random LLaMA.")] = None,
     rows: Annotated[int, typer.Option(help="Rows to train on.")] = 256,
     held_out: Annotated[int, typer.Option(help="Rows to evaluate on.")] = 32,
@@ -102,7 +105,7 @@ def main(
     json_file: JsonFile = None,
 ) -> None:
     """Train the same rows in each of the three ways, in turn, and print ratios."""
-    lines = data.read_text().rstrip("\n").split("\n")
+    lines = chat_rows(data)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder, "base")
         base = templated(model, base) if model else random_llama(base, lines)
@@ -130,6 +133,13 @@ def main(
                 )
     name = model.name if model else "random LLaMA, 110M"
     report(list(compare(runs, setting, what=name)), json_file)
+
+
+def chat_rows(file: Path | None) -> list[str]:
+    """Return a file's rows; without one, those that `make demo` learns from."""
+    if file is not None:
+        return file.read_text().rstrip("\n").split("\n")
+    return [json.dumps(row) for row in read_corpus().train]
 
 
 def compare(runs: dict[str, list[Run]], setting: Setting, *, what: str) -> Iterator[Line]:
