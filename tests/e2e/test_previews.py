@@ -135,7 +135,7 @@ def text_of(chunks: list[Any]) -> str:
 
 def test_a_base_answers_a_conversation(preview: Preview):
     answer = preview.client.chat.completions.with_raw_response.create(
-        model=TINY, messages=USER, max_tokens=12
+        model=TINY, messages=USER, max_tokens=12, temperature=0
     )
 
     found = answer.parse()
@@ -295,7 +295,7 @@ def test_a_client_that_goes_away_ends_the_preview(preview: Preview):
 
 
 def test_a_client_that_hangs_up_on_a_whole_answer_ends_it_too(preview: Preview):
-    body = {"model": SLOW, "messages": USER, "max_tokens": MOST_TOKENS}
+    body = {"model": SLOW, "messages": USER, "max_tokens": MOST_TOKENS, "temperature": 0}
     ids = "SELECT count(*) FROM previews WHERE state = 'cancelled' AND organization_id = :org"
     before = run_now(preview.api.settings, ids, org=preview.organization_id)
 
