@@ -147,6 +147,7 @@ def test_a_reference_outlives_the_machine_that_measured_it(cluster: Cluster):
 
 def lose_machine(cluster: Cluster, worker: Worker, job_id: str) -> int:
     """Kill a worker once a part of its run is stored, with its disk; return how many steps are."""
+    hold(cluster, worker, job_id, after_step=STEPS // 2)
     wait_until(lambda: stored_steps(cluster, job_id) >= STEPS // 4, timeout_s=120)
     cluster.kill_worker(worker)
     stored = stored_steps(cluster, job_id)
