@@ -3,6 +3,7 @@
 import asyncio
 import math
 import re
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ log = structlog.get_logger()
 REQUEST_ID_HEADER = "x-request-id"
 SEND_TIMEOUT_S = 30.0  # for a piece of a stream to leave
 CLIENT_LEFT = 499  # as nginx counts who hangs up before the answer
+LISTED = {"action", "name"}  # what a query may name several times
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 RANGE = re.compile(r"\s*bytes\s*=\s*([0-9]{0,18})-([0-9]{0,18})\s*")  # no file is longer
 FORM_SLACK_BYTES = 64 << 10  # boundaries and the other fields of an upload
@@ -113,7 +115,16 @@ async def _caller(
             request_id=request.state.request_id,
         )
     await _count(request, caller)
+    _refuse_doubled(request)
     return caller
+
+
+def _refuse_doubled(request: Request) -> None:
+    """Refuse a query in which a name stands twice that may stand once: which value is meant?"""
+    counts = Counter(name for name, _ in request.query_params.multi_items() if name not in LISTED)
+    doubled = next((name for name, count in counts.items() if count > 1), None)
+    if doubled is not None:
+        raise InvalidRequest(f"{doubled!r} may stand in the query once.", param=doubled)
 
 
 async def _count(request: Request, caller: keys.Caller) -> None:

@@ -26,6 +26,7 @@ def envelope(answer: httpx.Response) -> tuple[int, str | None]:
         ("DELETE", "/models", (405, "method_not_allowed")),
         ("GET", "/fine_tuning/jobs?limit=101", (400, "invalid_value")),
         ("GET", "/files?order=up", (400, "invalid_value")),
+        ("GET", "/files?after=file-1&after=file-2", (400, "invalid_value")),
         ("GET", "/fine_tuning/jobs/ftjob-none", (404, "not_found")),
         ("GET", "/models/none", (404, "not_found")),
     ],
