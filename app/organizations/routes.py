@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 
 from app import audit
 from app.organizations import quotas, service, usage
@@ -19,6 +20,7 @@ from app.paging import ListOut, list_out
 from app.web import Admin, After, Caller, Limit, Tx
 
 router = APIRouter(prefix="/v1/organization", tags=["organization"])
+Action = Annotated[str, Field(pattern=r"^[a-z_]+\.[a-z_]+$", examples=["job.created"])]
 InMonth = Annotated[
     str | None,
     Query(
@@ -51,7 +53,7 @@ async def list_audit_logs(
     tx: Tx,
     caller: Admin,
     *,
-    action: Annotated[list[str] | None, Query(description="May stand several times.")] = None,
+    action: Annotated[list[Action] | None, Query(description="May stand several times.")] = None,
     after: After = None,
     limit: Limit = 20,
 ) -> ListOut[AuditLogOut]:

@@ -269,6 +269,12 @@ def test_the_log_is_paged_and_filtered(api: Api, operator: httpx.Client):
     assert [each["type"] for each in paused] == ["job.resumed", "job.paused"]
 
 
+def test_what_is_no_action_is_no_filter(admin: httpx.Client):
+    answer = admin.get(AUDIT, params={"action": "everything"})
+
+    assert answer.status_code == 400 and answer.json()["error"]["param"].startswith("action")
+
+
 def test_what_the_operator_does_is_in_the_log_too(
     settings: ApiSettings, admin: httpx.Client, org: str, key: str
 ):
