@@ -70,7 +70,7 @@ async def run_next(
 ) -> bool:
     """Run the best waiting job that the free devices can hold to its end; False when none waits."""
     async with connected(settings.database_url) as db:
-        claim, held = await claim_job(db, worker, devices)
+        claim, held = await claim_job(db, worker, devices, shutdown)
         if claim is None:
             return False
         folder = RunDir(settings.runs_dir / claim.job_id / f"attempt-{claim.attempt}")
@@ -102,11 +102,14 @@ async def _let_go(run: Run) -> None:
 
 
 async def claim_job(
-    db: Database, worker: str, devices: DevicePool
+    db: Database, worker: str, devices: DevicePool, shutdown: threading.Event
 ) -> tuple[Claim | None, list[str]]:
-    """Take a job and its devices. One thread at a time: what it saw free is free when it takes."""
+    """Take a job and its devices. One thread at a time: what it saw free is free when it takes.
+
+    A worker that shuts down takes none, not even the one that it has just given back.
+    """
     with devices.claiming:
-        if not devices.free:
+        if shutdown.is_set() or not devices.free:
             return None, []
         async with db.transaction() as tx:
             claim = await lease.claim(tx, worker, free=devices.free, total=len(devices.all))

@@ -1,6 +1,7 @@
 """A worker takes the jobs that its free devices can hold."""
 
 import asyncio
+import threading
 
 import httpx
 import pytest
@@ -26,13 +27,23 @@ async def test_a_job_holds_all_its_devices_or_waits(
     devices = DevicePool(["0", "1", "2"])
     busy = devices.take(2)
 
-    first, held = await claim_job(db, "w1", devices)
+    first, held = await claim_job(db, "w1", devices, threading.Event())
     assert first is None and held == [] and devices.free == 1
     devices.give_back(busy)
-    second, held = await claim_job(db, "w1", devices)
+    second, held = await claim_job(db, "w1", devices, threading.Event())
 
     assert second is not None and second.job_id == large
     assert held == ["0", "1"] and devices.free == 1
+
+
+async def test_a_worker_that_shuts_down_takes_no_job(
+    db: Database, http: httpx.Client, training_file: str
+):
+    submit(http, training_file, gpus=1)
+    shutdown = threading.Event()
+    shutdown.set()
+
+    assert await claim_job(db, "w1", DevicePool(["0"]), shutdown) == (None, [])
 
 
 async def test_a_smaller_job_runs_where_a_larger_one_does_not_fit(
@@ -41,7 +52,7 @@ async def test_a_smaller_job_runs_where_a_larger_one_does_not_fit(
     submit(http, training_file, gpus=2)
     small = submit(http, training_file, gpus=1)
 
-    claim, held = await claim_job(db, "w1", DevicePool(["0"]))
+    claim, held = await claim_job(db, "w1", DevicePool(["0"]), threading.Event())
 
     assert claim is not None and claim.job_id == small and held == ["0"]
 
@@ -56,7 +67,7 @@ async def test_threads_that_claim_at_once_never_share_a_device(
     def claim() -> list[str]:
         async def one() -> list[str]:
             async with connected(settings.database_url) as db:
-                return (await claim_job(db, "w1", devices))[1]
+                return (await claim_job(db, "w1", devices, threading.Event()))[1]
 
         return asyncio.run(one())
 
