@@ -3,7 +3,7 @@
 import asyncio
 import select
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from psycopg import AsyncConnection, AsyncCursor
@@ -95,19 +95,12 @@ class _BinaryCursor(AsyncCursor[Any]):
         self.format = Format.BINARY
 
 
-@asynccontextmanager
-async def in_binary(tx: AsyncSession) -> AsyncIterator[None]:
+def in_binary(tx: AsyncSession) -> AbstractAsyncContextManager[None]:
     """Have what is selected in the block come in binary form.
 
     SQLAlchemy asks for text, in which bytes are hexadecimal: twice as long, and slow to read.
     """
-    connection = (await (await tx.connection()).get_raw_connection()).driver_connection
-    assert isinstance(connection, AsyncConnection)
-    plain, connection.cursor_factory = connection.cursor_factory, _BinaryCursor
-    try:
-        yield
-    finally:
-        connection.cursor_factory = plain
+    return _driver_with(tx, "cursor_factory", _BinaryCursor)
 
 
 def address(url: str) -> tuple[URL, dict[str, Any]]:
@@ -127,19 +120,24 @@ def address(url: str) -> tuple[URL, dict[str, Any]]:
     return found.difference_update_query([PREPARE]), {PREPARE: threshold}
 
 
-@asynccontextmanager
-async def planned_anew(tx: AsyncSession) -> AsyncIterator[None]:
+def planned_anew(tx: AsyncSession) -> AbstractAsyncContextManager[None]:
     """Have PostgreSQL plan the statements inside for the values that they come with.
 
     Those that are sent often are prepared otherwise, and in the end planned once for any values.
     """
-    raw = await (await tx.connection()).get_raw_connection()
-    driver: Any = raw.driver_connection
-    before, driver.prepare_threshold = driver.prepare_threshold, None
+    return _driver_with(tx, PREPARE, None)
+
+
+@asynccontextmanager
+async def _driver_with(tx: AsyncSession, name: str, value: object) -> AsyncIterator[None]:
+    """Set an attribute of psycopg's connection for the length of the block."""
+    driver = (await (await tx.connection()).get_raw_connection()).driver_connection
+    before = getattr(driver, name)
+    setattr(driver, name, value)
     try:
         yield
     finally:
-        driver.prepare_threshold = before
+        setattr(driver, name, before)
 
 
 def after_commit(tx: AsyncSession, promise: Promise) -> None:

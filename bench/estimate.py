@@ -79,8 +79,8 @@ def main(
         wait_until(lambda: bool(ask(cluster, "GET", "/workers")["data"]), timeout_s=60)
         lines = [line for line in data.read_bytes().splitlines(keepends=True) if len(line) < SHORT]
         files = {
-            "training_file": upload(cluster, lines[:ROWS]),
-            "validation_file": upload(cluster, lines[ROWS : ROWS + VALID_ROWS]),
+            "training_file": cluster.upload(b"".join(lines[:ROWS])),
+            "validation_file": cluster.upload(b"".join(lines[ROWS : ROWS + VALID_ROWS])),
         }
         outcomes = []
         for name, base, body in JOBS_ASKED:
@@ -144,12 +144,6 @@ def ask(cluster: Cluster, method: str, path: str, **options: Any) -> Any:
         answer = http.request(method, path, **options)
     assert answer.is_success, answer.text
     return answer.json()
-
-
-def upload(cluster: Cluster, lines: Sequence[bytes]) -> str:
-    file = {"file": ("rows.jsonl", b"".join(lines))}
-    made = ask(cluster, "POST", "/files", files=file, data={"purpose": "fine-tune"})
-    return str(made["id"])
 
 
 def show(outcomes: Sequence[Outcome]) -> None:

@@ -20,7 +20,7 @@ from tests.chaos.cluster import Cluster, running
 
 MODEL = "tiny-llama"
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048}
-NEVER_REFUSED = 1_000_000_000  # requests a minute: they are counted, and none is one too many
+NEVER_REFUSED = "1000000000"  # requests a minute: they are counted, and none is one too many
 WAITING, RUNNING = 200, 8
 POINTS_A_JOB, EVENTS_A_JOB = 100, 10
 LONG_STEPS = 100_000  # of the one job whose curve is read
@@ -150,7 +150,7 @@ def filled(jobs: int) -> Iterator[Filled]:
     """Start a Basin of its own and fill it; a worker it has none."""
     with (
         tempfile.TemporaryDirectory() as models,
-        running(Path(models), requests_per_minute=NEVER_REFUSED) as cluster,
+        running(Path(models), {"BASIN_REQUESTS_PER_MINUTE": NEVER_REFUSED}) as cluster,
     ):
         offer_model(Path(models))
         found = Filled(cluster, cluster.submit())

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated
 
+import numpy as np
 import psutil
 import typer
 from rich.console import Console
@@ -29,7 +30,6 @@ JOBS = 10_000  # that were before
 CONNECTIONS = 16
 KIB = 1 << 10
 WAL = "SELECT pg_current_wal_insert_lsn() - '0/0'"
-P95 = 0.95
 
 
 @dataclass
@@ -53,7 +53,7 @@ def main(
         Console(stderr=True).log(f"{runs} runs, {steps} steps a second and run")
         costs = asyncio.run(measure(found, runs=runs, seconds=seconds, steps=steps, rounds=rounds))
     batches = [len(each.took_s) for each in costs]
-    p95_ms = [1000 * sorted(each.took_s)[int(P95 * len(each.took_s))] for each in costs]
+    p95_ms = [1000 * float(np.quantile(each.took_s, 0.95)) for each in costs]
     each_ms = [1000 * each.cpu_s / count for each, count in zip(costs, batches, strict=True)]
     kib = [each.log_bytes / KIB / count for each, count in zip(costs, batches, strict=True)]
     carried = 1000 / Spread.of(each_ms).median

@@ -52,20 +52,14 @@ def cluster(models_dir: Path) -> Iterator[Cluster]:
                 "BASIN_DATABASE_URL": pooled.render_as_string(hide_password=False),
                 "BASIN_DIRECT_DATABASE_URL": found.services.database_url,
             }
-            stop_api(found)
+            found.kill_api()
             found.start_api()
             try:
                 yield found
             finally:
                 for worker in found.workers:
                     found.kill_worker(worker)
-                stop_api(found)
-
-
-def stop_api(cluster: Cluster) -> None:
-    assert cluster.api is not None
-    cluster.api.kill()
-    cluster.api.wait()
+                found.kill_api()
 
 
 @pytest.mark.timeout(300)

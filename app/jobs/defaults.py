@@ -74,19 +74,17 @@ def resolve(body: CreateJob, facts: Facts, *, seed: int) -> TrainSpec:
     """
     hyperparameters = body.chosen_hyperparameters()
     resources = _resources(body.resources)
-    dpo = _dpo(hyperparameters)
-    training = _training(
-        hyperparameters, body.training, facts, method=_method(dpo), gpus=resources.gpus
-    )
+    method = body.chosen_method()
+    training = _training(hyperparameters, body.training, facts, method=method, gpus=resources.gpus)
     spec = TrainSpec(
         version=1,
         job_id=facts.job_id,
         base_model=body.model,
         task=facts.task,
-        method=_method(dpo),
-        dpo=dpo,
+        method=method,
+        dpo=_dpo(hyperparameters),
         seed=seed,
-        peft=_peft(body.peft, facts.source, method=_method(dpo)),
+        peft=_peft(body.peft, facts.source, method=method),
         perturbation=_perturbation(body.perturbation),
         training=training,
         evaluation=EvaluationSpec.model_validate(body.evaluation.model_dump()),
@@ -119,10 +117,6 @@ def _dpo(asked: Hyperparameters) -> DpoSpec | None:
     if not isinstance(asked, DpoHyperparameters):
         return None
     return DpoSpec(beta=asked.beta or DPO_BETA)
-
-
-def _method(dpo: DpoSpec | None) -> Method:
-    return "supervised" if dpo is None else "dpo"
 
 
 def _peft(asked: PeftIn, source: PeftSpec | None, *, method: Method) -> PeftSpec:

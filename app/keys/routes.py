@@ -1,8 +1,10 @@
 """/v1/organization/keys"""
 
 from fastapi import APIRouter
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.convertors import StringConvertor, register_url_convertor
 
+from app.audit import Actor
 from app.keys import service
 from app.keys.schemas import (
     CreateKey,
@@ -18,6 +20,7 @@ from app.keys.schemas import (
 from app.keys.service import Scope
 from app.organizations import service as organizations
 from app.paging import ListOut, list_out
+from app.settings import ApiSettings
 from app.web import Admin, Caller, Config, Tx
 
 
@@ -48,9 +51,16 @@ async def get_own_key(tx: Tx, caller: Caller) -> SelfOut:
 @router.post("", response_model=SecretKeyOut)
 async def create_key(body: CreateKey, tx: Tx, caller: Admin, settings: Config) -> SecretKeyOut:
     """Make a key of your organization; its secret is shown this once."""
+    return await make_key(tx, caller, body, settings)
+
+
+async def make_key(
+    tx: AsyncSession, by: Actor, body: CreateKey, settings: ApiSettings
+) -> SecretKeyOut:
+    """Make the key that is asked for, of the organization that somebody acts in."""
     made = await service.make(
         tx,
-        caller,
+        by,
         name=body.name,
         scope=body.scope,
         expires_days=body.expires_days,

@@ -4,25 +4,17 @@ from fastapi import APIRouter
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.keys import service as keys
-from app.keys.schemas import (
-    CreateKey,
-    KeyOut,
-    RevokedOut,
-    SecretKeyOut,
-    key_out,
-    secret_key_out,
-)
-from app.organizations import quotas, service, usage
-from app.organizations.routes import InMonth
+from app.keys.routes import make_key
+from app.keys.schemas import CreateKey, KeyOut, RevokedOut, SecretKeyOut, key_out
+from app.organizations import quotas, service
+from app.organizations.routes import InMonth, used_in
 from app.organizations.schemas import (
     CreateOrganization,
     OrganizationOut,
     SetLimits,
     UsageOut,
     organization_out,
-    usage_out,
 )
-from app.organizations.usage import Month
 from app.paging import ListOut, list_out
 from app.tables import Organization
 from app.web import After, Config, Limit, Operator, Tx
@@ -68,9 +60,8 @@ async def get_usage(
     organization_id: str, tx: Tx, caller: Operator, month: InMonth = None
 ) -> UsageOut:
     """Show what an organization used in a month."""
-    asked = None if month is None else Month.named(month)
     organization = await service.get(tx, organization_id)
-    return usage_out(organization.id, await usage.report(tx, organization.id, asked))
+    return await used_in(tx, organization.id, month)
 
 
 @router.get("/{organization_id}/keys", response_model=ListOut[KeyOut])
@@ -87,15 +78,7 @@ async def create_key(
 ) -> SecretKeyOut:
     """Make a key for an organization, its first one too; its secret is shown this once."""
     organization = await service.get(tx, organization_id)
-    made = await keys.make(
-        tx,
-        caller.within(organization.id),
-        name=body.name,
-        scope=body.scope,
-        expires_days=body.expires_days,
-        pepper=settings.key_pepper.get_secret_value(),
-    )
-    return secret_key_out(made)
+    return await make_key(tx, caller.within(organization.id), body, settings)
 
 
 @router.delete("/{organization_id}/keys/{key_id}", response_model=RevokedOut)

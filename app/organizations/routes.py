@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import audit
 from app.organizations import quotas, service, usage
@@ -44,8 +45,17 @@ async def get_usage(
     month: InMonth = None,
 ) -> UsageOut:
     """Show what your organization used in a month."""
+    return await used_in(tx, caller.organization_id, month)
+
+
+async def used_in(tx: AsyncSession, organization_id: str, month: str | None) -> UsageOut:
+    """Return what an organization used in a month of a name such as 2026-11, or in this one.
+
+    Raises:
+        InvalidRequest: it names none.
+    """
     asked = None if month is None else Month.named(month)
-    return usage_out(caller.organization_id, await usage.report(tx, caller.organization_id, asked))
+    return usage_out(organization_id, await usage.report(tx, organization_id, asked))
 
 
 @router.get("/audit_logs", response_model=ListOut[AuditLogOut])

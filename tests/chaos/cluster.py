@@ -54,7 +54,6 @@ class Cluster:
     services: Services
     port: int
     key: str = ""
-    requests_per_minute: int = 0  # of a key; 0 counts none
     api: subprocess.Popen[bytes] | None = None
     workers: list[Worker] = field(default_factory=list)
     servers: dict[str, Server] = field(default_factory=dict)
@@ -80,6 +79,11 @@ class Cluster:
                 stderr=output,
             )
         wait_until(lambda: answers(f"http://127.0.0.1:{self.port}"), timeout_s=60)
+
+    def kill_api(self) -> None:
+        assert self.api is not None
+        self.api.kill()
+        self.api.wait()
 
     def start_worker(
         self, *, devices: str = "cpu", data: Path | None = None, warm: bool = True
@@ -238,7 +242,7 @@ class Cluster:
 
     def _environment(self, data: Path) -> dict[str, str]:
         return inherited_environment() | {
-            "BASIN_REQUESTS_PER_MINUTE": str(self.requests_per_minute),
+            "BASIN_REQUESTS_PER_MINUTE": "0",
             "BASIN_DATABASE_URL": self.services.database_url,
             "BASIN_REDIS_URL": self.services.redis_url,
             "BASIN_KEY_PEPPER": PEPPER,
@@ -250,7 +254,7 @@ class Cluster:
 
 
 @contextmanager
-def running(models: Path, *, requests_per_minute: int = 0) -> Iterator[Cluster]:
+def running(models: Path, settings: dict[str, str] | None = None) -> Iterator[Cluster]:
     """Start servers and API; workers are the test's to start."""
     root = Path(tempfile.mkdtemp(prefix="basin-chaos-", dir="/tmp"))
     root.chmod(0o755)
@@ -258,7 +262,7 @@ def running(models: Path, *, requests_per_minute: int = 0) -> Iterator[Cluster]:
         with run_services(root / "data") as services:
             migrate.upgrade(services.database_url)
             cluster = Cluster(root, models, services, free_port())
-            cluster.requests_per_minute = requests_per_minute
+            cluster.settings = settings or {}
             cluster.servers = {
                 "postgres": services.servers[0],
                 "redis": services.servers[1],

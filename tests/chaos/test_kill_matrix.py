@@ -248,9 +248,7 @@ def test_the_api_is_killed(cluster: Cluster, undisturbed: str):
     job_id = cluster.submit(**BODY)
     cluster.wait_for_step(job_id, 1)
 
-    assert cluster.api is not None
-    cluster.api.kill()
-    cluster.api.wait()
+    cluster.kill_api()
     cluster.start_api()
     cluster.wait(job_id)
 
