@@ -2,7 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    TypeAdapter,
+    model_validator,
+)
 
 SPEC_VERSION = 1
 GRADIENT_BATCHES = 8  # micro-batches that LoRA-GA takes its first gradient from
@@ -23,8 +31,8 @@ PeftMethod = Literal[
 Task = Literal["causal", "seq2seq", "classification"]
 
 
-# What it learns from: answers, or pairs of answers of which one is preferred.
-Method = Literal["supervised", "dpo"]
+# What it learns from: answers, pairs of answers of which one is preferred, or rewards of its own.
+Method = Literal["supervised", "dpo", "reinforcement"]
 
 
 class PeftSpec(Frozen):
@@ -52,6 +60,43 @@ class DpoSpec(Frozen):
     """Direct preference optimization; a higher `beta` keeps closer to what the run starts from."""
 
     beta: FiniteFloat = Field(gt=0)
+
+
+class EnvironmentSpec(Frozen):
+    """What an agent acts in: an environment that is installed, and how it is set up.
+
+    `max_turns` and `timeout_s` are the most that an episode may take, of actions and of seconds
+    that the environment is waited for.
+    """
+
+    name: str
+    arguments: dict[str, JsonValue]
+    max_turns: int = Field(ge=1)
+    timeout_s: FiniteFloat = Field(gt=0)
+
+
+class ReinforcementSpec(Frozen):
+    """How a policy learns from the rewards of what it samples: by a grader, or in an environment.
+
+    `group_size` rollouts of the same prompt or episode are compared with each other; `kl` weighs
+    the divergence from what the run starts from, `clip` bounds the ratio of probabilities, and
+    `updates_per_rollout` is how many optimizer steps a batch of rollouts is used for. What is said
+    of steps is GiGPO's (arXiv 2505.10978), and null for GRPO.
+    """
+
+    algorithm: Literal["grpo", "gigpo"]
+    grader: dict[str, JsonValue] | None
+    environment: EnvironmentSpec | None
+    group_size: int = Field(ge=2)
+    temperature: FiniteFloat = Field(gt=0)
+    max_completion_tokens: int = Field(ge=1)
+    kl: FiniteFloat = Field(ge=0)
+    clip: FiniteFloat = Field(gt=0)
+    updates_per_rollout: int = Field(ge=1)
+    normalization: Literal["std", "none"]
+    step_discount: FiniteFloat | None = Field(default=None, ge=0, le=1)
+    step_weight: FiniteFloat | None = Field(default=None, ge=0)
+    episode_weight: FiniteFloat | None = Field(default=None, ge=0)
 
 
 PerturbationType = Literal["mgpo", "random", "ggpo", "none"]
@@ -159,6 +204,7 @@ class TrainSpec(Frozen):
     task: Task
     method: Method
     dpo: DpoSpec | None = None
+    reinforcement: ReinforcementSpec | None = None
     seed: int = Field(ge=0, lt=2**31)
     peft: PeftSpec
     perturbation: PerturbationSpec
@@ -170,9 +216,11 @@ class TrainSpec(Frozen):
     total_steps: int = Field(ge=1)
 
     @model_validator(mode="after")
-    def _dpo_is_told_of(self) -> "TrainSpec":
+    def _method_is_told_of(self) -> "TrainSpec":
         if (self.method == "dpo") != (self.dpo is not None):
             raise ValueError("dpo says how the method dpo learns, and belongs to it alone")
+        if (self.method == "reinforcement") != (self.reinforcement is not None):
+            raise ValueError("reinforcement says how that method learns, and belongs to it alone")
         return self
 
     @property
@@ -234,6 +282,37 @@ class Warned(Event):
     message: str
 
 
+class Turn(Frozen):
+    """One action of a rollout: what was seen before it, what it was, and what it was worth.
+
+    A single answer is a rollout of one turn, and its prompt the observation. `returned` is the
+    discounted sum of the rewards from here on; `shared` counts the turns of the group that began in
+    the same state, this one too. What only GiGPO knows is null for GRPO.
+    """
+
+    observation: str
+    action: str
+    reward: float
+    valid: bool
+    episode_advantage: float
+    step_advantage: float | None
+    returned: float | None
+    state: str | None
+    shared: int | None
+
+
+class RolloutSampled(Event):
+    """A rollout to look at, of the group that was sampled for this step; long texts are cut."""
+
+    type: Literal["rollout_sampled"] = "rollout_sampled"
+    step: int
+    index: int = Field(description="Its place in the group, 0 for the first")
+    reward: float
+    success: bool | None
+    failure: str | None = Field(description="Why the environment broke it off, if it did")
+    turns: tuple[Turn, ...]
+
+
 class Finished(Event):
     """The adapter lies complete under adapter/ and was proven to load on the original base."""
 
@@ -260,7 +339,15 @@ class Failed(Event):
 
 
 TrainEvent = Annotated[
-    Started | StepDone | EvalDone | CheckpointSaved | Warned | Finished | Stopped | Failed,
+    Started
+    | StepDone
+    | EvalDone
+    | CheckpointSaved
+    | RolloutSampled
+    | Warned
+    | Finished
+    | Stopped
+    | Failed,
     Field(discriminator="type"),
 ]
 train_event: TypeAdapter[TrainEvent] = TypeAdapter(TrainEvent)
