@@ -142,6 +142,11 @@ def test_the_trainer_knows_no_database_broker_or_web():
     assert not loaded & SERVICE
 
 
+def test_graders_run_where_there_is_no_web_and_no_database():
+    """The trainer grades what it samples, in its own process."""
+    assert not loaded_by("app.graders.service") & (SERVICE | ML)
+
+
 def test_an_import_further_down_is_noticed(tmp_path: Path):
     (tmp_path / "innocent.py").write_text("import deeper\n")
     (tmp_path / "deeper.py").write_text("import peft_of_sorts.sub\n")

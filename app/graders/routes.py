@@ -20,16 +20,18 @@ router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", tags=["fine-tuning"])
 
 @router.post("/run", response_model=GradeOut, dependencies=[STREAM])
 async def run_grader(body: RunGrader, _: Caller) -> GradeOut:
-    """Grade one sample: string_check, and text_similarity by exact metrics."""
+    """Grade one sample by text, number or exact similarity, or by a formula over several."""
     start = time.perf_counter()
     grade = await asyncio.to_thread(
-        service.run, body.grader, sample=body.model_sample, item=body.item
+        service.grade, body.grader, sample=body.model_sample, item=body.item
     )
     return grade_out(
         body.grader,
         reward=grade.reward,
+        sub_rewards=grade.sub_rewards,
         unknown_variable=grade.unknown_variable,
         no_json=grade.no_json,
+        not_calculable=grade.not_calculable,
         seconds=time.perf_counter() - start,
     )
 

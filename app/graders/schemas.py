@@ -1,8 +1,9 @@
 """Graders on the wire: all that OpenAI's clients can send, of which some run here."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, TypeAdapter
 
 from app.schemas import Asked
 
@@ -36,6 +37,19 @@ class TextSimilarity(Asked):
     evaluation_metric: Metric
 
 
+class NumberMatch(Asked):
+    """1 where the last number of the input equals the reference's, or is within `tolerance` of it.
+
+    Where there is "####", as before the answers of GSM8K, the last number after it.
+    """
+
+    type: Literal["number_match"]
+    name: Name
+    input: Template
+    reference: Template
+    tolerance: FiniteFloat = Field(default=0.0, ge=0)
+
+
 class Python(Asked):
     """A program of the caller's; never run here."""
 
@@ -56,18 +70,54 @@ class ScoreModel(Asked):
     sampling_params: dict[str, Any] | None = None
 
 
+class LabelModel(Asked):
+    """A model that puts a label on it; none is served here."""
+
+    type: Literal["label_model"]
+    name: Name
+    input: list[Any]
+    model: str
+    labels: list[str]
+    passing_labels: list[str]
+
+
+Single = Annotated[
+    StringCheck | TextSimilarity | NumberMatch | Python | ScoreModel | LabelModel,
+    Field(discriminator="type"),
+]
+# What a formula can name.
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
+
+
+def _named(graders: object) -> object:
+    """Take one grader alone, as OpenAI's client sends it, under its own name."""
+    if isinstance(graders, dict) and isinstance(graders.get("type"), str):
+        return {graders.get("name"): graders}
+    return graders
+
+
 class Multi(Asked):
-    """Several graders and a formula over them; not there yet."""
+    """Several graders, each under a name, and a formula over these.
+
+    A formula has numbers, names, + - * / ^ and parentheses, and min, max, abs, floor, ceil, exp,
+    sqrt and log. One grader may stand alone, under its own name.
+    """
 
     type: Literal["multi"]
     name: Name
-    graders: Any
+    graders: Annotated[
+        dict[Variable, Single],
+        Field(min_length=1, max_length=32),
+        BeforeValidator(_named, json_schema_input_type=Single | dict[Variable, Single]),
+    ]
     calculate_output: str
 
 
 Grader = Annotated[
-    StringCheck | TextSimilarity | Python | ScoreModel | Multi, Field(discriminator="type")
+    StringCheck | TextSimilarity | NumberMatch | Python | ScoreModel | LabelModel | Multi,
+    Field(discriminator="type"),
 ]
+grader_adapter: TypeAdapter[Grader] = TypeAdapter(Grader)
 
 
 class RunGrader(Asked):
@@ -91,7 +141,7 @@ class ValidatedOut(BaseModel):
 
 
 class GraderErrorsOut(BaseModel):
-    """What went wrong; the first two can here, a grader that would need the others is refused."""
+    """What went wrong; the first three can here, a grader that would need the others is refused."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -135,13 +185,20 @@ class GradeOut(BaseModel):
 
 
 def grade_out(
-    grader: Grader, *, reward: float, unknown_variable: bool, no_json: bool, seconds: float
+    grader: Grader,
+    *,
+    reward: float,
+    sub_rewards: Mapping[str, float],
+    unknown_variable: bool,
+    no_json: bool,
+    not_calculable: bool,
+    seconds: float,
 ) -> GradeOut:
     """Show a grade on the wire."""
     errors = GraderErrorsOut(
         invalid_variable_error=unknown_variable,
         sample_parse_error=no_json,
-        formula_parse_error=False,
+        formula_parse_error=not_calculable,
         model_grader_parse_error=False,
         model_grader_refusal_error=False,
         model_grader_server_error=False,
@@ -159,10 +216,13 @@ def grade_out(
         execution_time=seconds,
         name=grader.name,
         sampled_model_name=None,
-        scores={grader.name: reward},
+        scores={**sub_rewards, grader.name: reward},
         token_usage=None,
         type=grader.type,
     )
     return GradeOut(
-        reward=reward, sub_rewards={}, metadata=metadata, model_grader_token_usage_per_model={}
+        reward=reward,
+        sub_rewards=dict(sub_rewards),
+        metadata=metadata,
+        model_grader_token_usage_per_model={},
     )

@@ -2,24 +2,35 @@
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from pydantic import ValidationError
+
 from app.errors import InvalidRequest
-from app.graders import similarity
-from app.graders.schemas import Grader, StringCheck, TextSimilarity
+from app.graders import formula, similarity
+from app.graders.formula import BadFormula, NotCalculable
+from app.graders.numbers import same_number
+from app.graders.schemas import (
+    Grader,
+    Multi,
+    NumberMatch,
+    StringCheck,
+    TextSimilarity,
+    grader_adapter,
+)
 
 MAX_RENDERED = 100_000  # characters that are compared
 VARIABLE = re.compile(r"\{\{([^{}]*)\}\}")  # read in one go, whatever the template
-PATH = re.compile(r"(item|sample)((?:\.\w+|\[\d+\])*)")
-STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+PATH = re.compile(r"(item|sample)((?:\.\w+|\[-?\d+\])*)")
+STEP = re.compile(r"\.(\w+)|\[(-?\d+)\]")
 
 NOT_RUN = {
     "python": "it would run a stranger's program on this server",
     "score_model": "it asks a model for a score, and none is served here",
-    "multi": "formulas over several graders are not there yet; run them one by one",
+    "label_model": "it asks a model for a label, and none is served here",
 }
 NOT_MEASURED = {
     "cosine": "it needs an embedding model; use fuzzy_match or rouge_l",
@@ -42,59 +53,133 @@ class SampleIsNoJson(Exception):
     """A template reads output_json, and the sample is not JSON."""
 
 
+Runs = StringCheck | TextSimilarity | NumberMatch
+
+
 @dataclass(frozen=True)
 class Grade:
-    """A reward from 0 to 1; it is 0 when the templates could not be filled in."""
+    """A reward, from 0 to 1 but for a formula's; those of a formula's graders by their names.
+
+    It is 0 when a template could not be filled in, or the formula has no value.
+    """
 
     reward: float
     unknown_variable: bool = False
     no_json: bool = False
+    not_calculable: bool = False
+    sub_rewards: Mapping[str, float] = field(default_factory=dict)
 
 
-def validate(grader: Grader) -> Grader:
+def check_grader(raw: Mapping[str, Any], *, param: str = "method.reinforcement.grader") -> Grader:
+    """Return the grader that a job names, if it can run here.
+
+    Raises:
+        InvalidRequest: it is none, or what `validate` raises; `param` says where it stands.
+    """
+    try:
+        grader = grader_adapter.validate_python(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join([param, *_path(raw, first["loc"])])
+        message = f"Invalid value for '{where}': {first['msg']}."
+        raise InvalidRequest(message, param=where) from error
+    return validate(grader, param=param)
+
+
+def validate(grader: Grader, *, param: str = "grader") -> Grader:
     """Return a grader that can run here.
 
     Raises:
-        InvalidRequest: it cannot, and why; or a template names what there never is.
+        InvalidRequest: it cannot, and why; a template names what there never is; or a formula is
+            none.
     """
-    if not isinstance(grader, StringCheck | TextSimilarity):
+    if isinstance(grader, Multi):
+        for name, each in grader.graders.items():
+            validate(each, param=f"{param}.graders.{name}")
+        _validate_formula(grader, param)
+        return grader
+    if not isinstance(grader, Runs):
         raise InvalidRequest(
-            f"A {grader.type} grader is not offered: {NOT_RUN[grader.type]}.", param="grader.type"
+            f"A {grader.type} grader is not offered: {NOT_RUN[grader.type]}.", param=f"{param}.type"
         )
     if isinstance(grader, TextSimilarity) and grader.evaluation_metric in NOT_MEASURED:
         metric = grader.evaluation_metric
         raise InvalidRequest(
             f"The metric {metric} is not offered: {NOT_MEASURED[metric]}.",
-            param="grader.evaluation_metric",
+            param=f"{param}.evaluation_metric",
         )
     for name, template in (("input", grader.input), ("reference", grader.reference)):
         for variable in map(str.strip, VARIABLE.findall(template)):
             if PATH.fullmatch(variable) is None:
                 raise InvalidRequest(
                     f"The template variable {variable[:80]!r} starts with neither item nor sample.",
-                    param=f"grader.{name}",
+                    param=f"{param}.{name}",
                 )
     return grader
 
 
-def run(grader: Grader, *, sample: str, item: Any) -> Grade:
-    """Grade a sample. CPU work of up to a second: call it off the event loop.
+def grade(grader: Grader, *, sample: str, item: Any) -> Grade:
+    """Grade a sample. CPU work of up to a second a grader: call it off the event loop.
 
     Raises:
         InvalidRequest: what `validate` raises; or texts that are too long to compare.
     """
-    grader = validate(grader)
-    assert isinstance(grader, StringCheck | TextSimilarity)
+    validate(grader)
     values = {"item": item, "sample": _sample(sample)}
+    if not isinstance(grader, Multi):
+        return _grade(grader, values)
+    grades = {name: _grade(each, values) for name, each in grader.graders.items()}
+    rewards = {name: each.reward for name, each in grades.items()}
+    unknown = any(each.unknown_variable for each in grades.values())
+    no_json = any(each.no_json for each in grades.values())
+    if unknown or no_json:
+        return Grade(0.0, unknown_variable=unknown, no_json=no_json, sub_rewards=rewards)
+    try:
+        return Grade(formula.calculate(grader.calculate_output, rewards), sub_rewards=rewards)
+    except NotCalculable:
+        return Grade(0.0, not_calculable=True, sub_rewards=rewards)
+
+
+def _path(raw: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Return where an error is in what was sent: pydantic also names the type of each grader."""
+    path = []
+    for step in location[:-1]:
+        if isinstance(raw, Mapping) and step in raw:
+            path.append(str(step))
+            raw = raw[step]
+    return [*path, *map(str, location[-1:])]
+
+
+def _validate_formula(grader: Multi, param: str) -> None:
+    taken = grader.graders.keys() & formula.FUNCTIONS
+    if taken:
+        raise InvalidRequest(
+            f"A grader cannot be called {min(taken)}: formulas have a function of that name.",
+            param=f"{param}.graders",
+        )
+    try:
+        formula.check(grader.calculate_output, grader.graders.keys())
+    except BadFormula as error:
+        raise InvalidRequest(
+            f"calculate_output is no formula: {error}.", param=f"{param}.calculate_output"
+        ) from None
+
+
+def _grade(grader: Grader, values: dict[str, Any]) -> Grade:
+    assert isinstance(grader, Runs)
     try:
         text, reference = (_render(each, values) for each in (grader.input, grader.reference))
     except UnknownVariable:
         return Grade(0.0, unknown_variable=True)
     except SampleIsNoJson:
         return Grade(0.0, no_json=True)
-    if isinstance(grader, StringCheck):
-        return Grade(float(_checks(grader.operation, text, reference)))
-    return Grade(METRICS[grader.evaluation_metric](text, reference))
+    match grader:
+        case StringCheck():
+            return Grade(float(_checks(grader.operation, text, reference)))
+        case NumberMatch():
+            return Grade(float(same_number(text, reference, tolerance=grader.tolerance)))
+        case _:
+            return Grade(METRICS[grader.evaluation_metric](text, reference))
 
 
 def _sample(text: str) -> dict[str, Any]:

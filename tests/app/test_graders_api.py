@@ -1,6 +1,7 @@
 """Graders: exact numbers, and a reason where there is none."""
 
 import sys
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
+from app.graders.numbers import last_number
 from app.graders.schemas import StringCheck
-from app.graders.service import run
+from app.graders.service import check_grader
+from app.graders.service import grade as graded_by
 from app.graders.similarity import common_subsequence, fuzzy_match, gleu, rouge_l, rouge_n
 
 CHECK = {"type": "string_check", "name": "check", "input": "{{ sample.output_text }}"}
@@ -113,11 +116,153 @@ def test_a_deep_sample_is_graded_or_refused_with_a_sentence():
     refused = 0
     for depth in range(200, sys.getrecursionlimit()):
         try:
-            run(grader, sample="[" * depth + "]" * depth, item=None)
+            graded_by(grader, sample="[" * depth + "]" * depth, item=None)
         except InvalidRequest as error:
             refused += "nested too deeply" in error.message
 
     assert refused > 0
+
+
+def number_match(reference: str, **beside: Any) -> dict[str, Any]:
+    return CHECK | {"type": "number_match", "reference": reference} | beside
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("The answer is 42.", "42"),
+        ("3 apples and 4 pears make 7", "7"),
+        ("so 5\n#### 1,234.50 dollars", "1234.50"),
+        ("#### 72", "72"),
+        ("it is 9\n####", None),
+        ("5-3", "3"),
+        ("x = -3", "-3"),
+        ("x = \u22123", "-3"),
+        ("a loss of -$1,000,000", "-1000000"),
+        ("f(2)-1", "1"),
+        (".5", "0.5"),
+        ("1e5", "100000"),
+        ("about 1,2", "2"),
+        (r"\boxed{17}", "17"),
+        ("50%", "50"),
+        ("none at all", None),
+        ("", None),
+    ],
+)
+def test_the_last_number_is_the_answer(text: str, number: str | None):
+    assert last_number(text) == (None if number is None else Decimal(number))
+
+
+@pytest.mark.parametrize(
+    ("sample", "reference", "beside", "reward"),
+    [
+        ("#### 1,000", "He has 1000.0 left. #### 1000", {}, 1),
+        ("#### 1000.1", "1000", {}, 0),
+        ("0.3", "0.2", {"tolerance": 0.1}, 1),
+        ("0.31", "0.2", {"tolerance": 0.1}, 0),
+        ("-5", "5", {}, 0),
+        ("no number", "5", {"tolerance": 9}, 0),
+        ("1" * 90 + "0", "1" * 90 + "1", {}, 0),
+    ],
+)
+def test_numbers_are_compared_as_numbers(
+    http: httpx.Client, sample: str, reference: str, beside: dict[str, Any], reward: float
+):
+    grader = number_match("{{ item.answer }}", **beside)
+
+    assert grade(http, grader, sample, {"answer": reference})["reward"] == reward
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=3), st.text("abc .\n"))
+def test_a_number_is_found_behind_whatever_is_said(number: Decimal, said: str):
+    assert last_number(f"{said} {number:,f} {said}".rstrip(".")) == number
+
+
+def test_the_last_message_of_a_row_can_be_the_reference(http: httpx.Client):
+    item = {
+        "messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
+    }
+
+    grader = number_match("{{ item.messages[-1].content }}")
+
+    assert grade(http, grader, "it is 2", item)["reward"] == 1
+
+
+def multi(formula: str, **graders: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "multi", "name": "all", "graders": graders, "calculate_output": formula}
+
+
+def test_a_formula_weighs_several_graders(http: httpx.Client):
+    grader = multi("0.7 * right + 0.3 * max(alike, 0.5) ^ 2", right=check("eq", "a cat"))
+    grader["graders"]["alike"] = alike("rouge_1", "a dog")
+
+    graded = grade(http, grader, "a cat")
+
+    assert graded["reward"] == pytest.approx(0.7 + 0.3 * 0.25)
+    assert graded["sub_rewards"] == {"right": 1.0, "alike": 0.5}
+    assert graded["metadata"]["scores"] == graded["sub_rewards"] | {"all": graded["reward"]}
+    assert graded["metadata"]["type"] == "multi"
+
+
+def test_one_grader_alone_is_known_by_its_own_name(http: httpx.Client):
+    grader = multi("1 - check") | {"graders": check("eq", "x")}
+
+    assert grade(http, grader, "y")["reward"] == 1
+
+
+def test_a_formula_without_a_value_is_no_reward(http: httpx.Client):
+    graded = grade(http, multi("1 / a", a=check("eq", "x")), "y")
+
+    errors = {name for name, value in graded["metadata"]["errors"].items() if value}
+    assert (graded["reward"], errors) == (0, {"formula_parse_error"})
+
+
+def test_a_formula_rewards_nothing_for_a_template_that_cannot_be_filled_in(http: httpx.Client):
+    graded = grade(http, multi("1 - a", a=check("eq", "{{ item.nothing }}")), "x", {})
+
+    assert graded["reward"] == 0 and graded["sub_rewards"] == {"a": 0}
+    assert graded["metadata"]["errors"]["invalid_variable_error"] is True
+
+
+@pytest.mark.parametrize(
+    ("grader", "param", "reason"),
+    [
+        (multi("a + b", a=check("eq", "x")), "calculate_output", "the name 'b' is none"),
+        (multi("a +", a=check("eq", "x")), "calculate_output", "cannot be read"),
+        (multi("a.real", a=check("eq", "x")), "calculate_output", "not offered"),
+        (multi("min + 1", min=check("eq", "x")), "graders", "cannot be called min"),
+        (multi("a", a=check("eq", "{{ x }}")), "graders.a.reference", "neither item nor sample"),
+        (multi("a", a=alike("bleu", "x")), "graders.a.evaluation_metric", "use gleu"),
+        (
+            multi("p", p={"type": "python", "name": "p", "source": ""}),
+            "graders.p.type",
+            "a stranger's program",
+        ),
+        (multi("a"), "graders", "at least 1"),
+        (multi("a", a=check("eq", "x") | {"operation": "gt"}), "graders.a.operation", "'eq'"),
+        (multi("a", **{"a b": check("eq", "x")}), "graders", "pattern"),
+        (number_match("1", tolerance=-1), "tolerance", "greater than or equal"),
+        (number_match("1", colour=1), "colour", "not permitted"),
+        ({"type": "guess"}, "", "guess"),
+        ({}, "", "type"),
+    ],
+)
+def test_a_job_is_told_what_is_wrong_with_its_grader_and_where(
+    grader: dict[str, Any], param: str, reason: str
+):
+    with pytest.raises(InvalidRequest, match=reason) as refused:
+        check_grader(grader)
+
+    where = f"method.reinforcement.grader.{param}".rstrip(".")
+    assert refused.value.param is not None and refused.value.param.startswith(where)
+
+
+def test_a_jobs_grader_grades():
+    grader = check_grader(multi("a", a=number_match("{{ item.answer }}")))
+
+    graded = graded_by(grader, sample="so it is 4", item={"answer": "4"})
+
+    assert (graded.reward, graded.sub_rewards) == (1.0, {"a": 1.0})
 
 
 @pytest.mark.parametrize("metric", ["cosine", "bleu", "meteor"])
@@ -133,7 +278,8 @@ def test_a_metric_that_is_not_exact_here_is_refused_with_another(http: httpx.Cli
     [
         {"type": "python", "name": "p", "source": "def grade(sample, item): return 1.0"},
         {"type": "score_model", "name": "s", "model": "gpt-4o", "input": []},
-        {"type": "multi", "name": "m", "graders": {}, "calculate_output": "a + b"},
+        {"type": "label_model", "name": "l", "model": "gpt-4o", "input": [], "labels": ["a"]}
+        | {"passing_labels": ["a"]},
     ],
 )
 @pytest.mark.parametrize("call", ["run", "validate"])
