@@ -14,6 +14,7 @@ from app.logs import LogFormat
 
 MIB = 1 << 20
 MIN_SECRET = 16
+GAMES_DIR = "BASIN_GAMES_DIR"
 
 
 class Settings(BaseSettings):
@@ -36,6 +37,10 @@ class Settings(BaseSettings):
         description="largest checkpoint kept in the database for another worker to carry on from",
     )
     models_dir: Path | None = Field(default=None, description="folder of base models")
+    games_dir: Path | None = Field(
+        default=None,
+        description="folder of the games that agents learn in; each environment has one in it",
+    )
     hub_models: str = Field(
         default="", description="comma-separated hub ids, org/name[@revision][:task]"
     )
@@ -198,3 +203,8 @@ def mistakes(error: ValidationError) -> list[str]:
 def inherited_environment() -> dict[str, str]:
     """Return a copy of this process's environment, for its children."""
     return dict(os.environ)
+
+
+def inherited_games_dir() -> Path | None:
+    """Return the folder of games, for a process of an environment, which knows no settings."""
+    return Path(found) if (found := os.environ.get(GAMES_DIR)) else None

@@ -13,11 +13,13 @@ from typing import Protocol
 import psutil
 
 from app.jobs.spec import ResourcesSpec
+from app.settings import GAMES_DIR
 from worker.leash import OWN_PID
 
 INHERITED = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV",
     "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_CACHE", "CUDA_HOME", "SSL_CERT_FILE",
+    GAMES_DIR,
 )  # fmt: skip
 
 DEVICES = "CUDA_VISIBLE_DEVICES"

@@ -1,0 +1,26 @@
+"""Environments as an installation registers them, whatever the one that runs the tests knows."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from app.environments.installed import GROUP
+
+ROOT = Path(__file__).parents[1]
+
+
+def of_basin() -> dict[str, str]:
+    """Basin's own: name → MODULE:CLASS."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found: dict[str, str] = project["entry-points"][GROUP]
+    return found
+
+
+def register(folder: Path, environments: Mapping[str, str]) -> Path:
+    """Write what pip writes of a distribution with these, for a folder on the path of modules."""
+    about = folder / "basin_environments_of_a_test-1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: of-a-test\nVersion: 1\n")
+    lines = [f"{name} = {target}" for name, target in environments.items()]
+    (about / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines, ""]))
+    return folder
