@@ -179,8 +179,11 @@ def test_json_that_only_looks_right_is_refused(line: bytes, reason: str):
         parse_row(line)
 
 
-@pytest.mark.parametrize("number", ["1e4", "3E-2", "0." + "3" * 30, "18446744073709551615"])
+@pytest.mark.parametrize(
+    "number", ["1e4", "3E-2", "0." + "3" * 30, "18446744073709551615", "-10000000000000000000"]
+)
 def test_numbers_that_are_only_long_are_good(number: str):
+    assert parse_exactly(f'{{"a": {number}}}'.encode()) == {"a": json.loads(number)}
     assert parse_row(f'{{"text": "x", "a": {number}}}'.encode())["a"] == json.loads(number)
 
 
