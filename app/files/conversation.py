@@ -10,6 +10,7 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function
 _PLAIN = frozenset({"system", "developer", "user", "assistant"})
 _FIRST = ("system", "developer")
 _RESULTS = ("tool", "function")
+_CHAT_KEYS = {"messages", "tools", "parallel_tool_calls"}
 CALL = "call"  # an assistant's turn that calls tools
 REMEMBERED = 32  # longer orders of turns are checked each time
 MAX_TOOLS = 128
@@ -28,6 +29,30 @@ def check_chat(row: Row) -> None:
         raise BadRow("every assistant message has weight 0: there is nothing to learn")
     if len(row) > 1:
         check_tools(row)
+
+
+def is_prompt(row: Row) -> bool:
+    """Return whether a row of messages asks for an answer, and has beside it what grades answers.
+
+    Without further keys it is taken for a chat that lacks its answer.
+    """
+    messages = row["messages"]
+    last = messages[-1] if type(messages) is list and messages else None
+    return type(last) is dict and last.get("role") != "assistant" and not row.keys() <= _CHAT_KEYS
+
+
+def check_prompt(row: Row) -> None:
+    """Check the messages and the tools of a row that `is_prompt`.
+
+    Raises:
+        BadRow: the first mistake, by the number of its message.
+    """
+    messages = row["messages"]
+    special = check_messages(messages, name="messages")
+    _check_order(messages, special=special, ends_with_answer=False)
+    if messages[-1]["role"] not in ("user", *_RESULTS):
+        raise BadRow("the last message of a prompt must be the user's, or a tool's")
+    check_tools(row)
 
 
 def check_preference(row: Row) -> None:

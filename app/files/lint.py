@@ -82,7 +82,7 @@ class Lint:
         if first != number:
             self._see_again(first, number)
         self._see_damage(number, line)
-        if row_format == "chat":
+        if row_format in ("chat", "prompt_only"):
             self._see_turns(number, row["messages"])
         elif row_format == "prompt_completion":
             if not row["completion"].strip():

@@ -171,7 +171,7 @@ def _finite(number: str) -> float:
 
 
 def _integer(number: str) -> int:
-    if len(number) > MAX_DIGITS:
+    if len(number.removeprefix("-")) > MAX_DIGITS:
         raise BadRow(f"{_start(number)} is too large a number")
     return int(number)
 

@@ -48,6 +48,7 @@ def are_plain(rows: Sequence[Row], row_format: RowFormat, label_type: type | Non
             return _are(_texts(rows) + pairs, str) and _are_labels(_labels(rows), label_type)
         case "preference":
             return all(map(_OUTPUTS.issubset, shapes)) and _are_plain_preferences(rows)
+    return False  # prompts and episodes are looked at one by one
 
 
 def _are_plain_chats(chats: list[Any]) -> bool:

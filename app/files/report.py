@@ -50,7 +50,8 @@ class Survey:
         return self.checker.format
 
     def _see(self, number: int, line: bytes, row: Row) -> None:
-        if (self.checker.rows - 1) % self.stride == 0:
+        # What an episode is told is read by its environment, not by the model.
+        if self.format != "episode" and (self.checker.rows - 1) % self.stride == 0:
             self._see_length(number, row)
         if self.format == "classification":
             self._see_label(str(row["label"]))
@@ -162,6 +163,8 @@ def _cut(survey: Survey) -> Iterator[Finding]:
         f"Rows that keep no answer within {limit} tokens{about}: they will be left out. Shorten"
         f" what comes before the answer{more}",
     )
+    if survey.format == "prompt_only":  # one is left out, or whole
+        return
     yield from survey.truncated.finding(
         "rows_truncated",
         "warn",

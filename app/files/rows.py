@@ -124,7 +124,8 @@ class RowChecker:
 
     def _check_format(self, found: RowFormat) -> None:
         if self.format is not None:
-            raise BadRow(f"a {found} row in a {self.format} file")
+            told = f"a {found} row in a {self.format} file"
+            raise BadRow(told.replace("a episode", "an episode"))
 
     def _check_label_type(self, found: type) -> None:
         if self._label_type is not None:

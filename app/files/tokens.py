@@ -54,11 +54,14 @@ class TokenCounter:
 
     def estimates(self, row_format: RowFormat | None) -> bool:
         """Return whether rows of a format are estimated."""
-        chat = row_format in ("chat", "preference")
+        chat = row_format in ("chat", "preference", "prompt_only")
         return self._tokenizer is None or (self._templated and chat)
 
     def measure(self, row: Row, row_format: RowFormat) -> Length:
-        """Return how long a row is, and whether a causal model keeps something to learn from it."""
+        """Return how long a row is, and whether a causal model keeps something to learn from it.
+
+        A prompt is as long as it is; what is learned begins after it.
+        """
         if row_format == "classification":
             tokens = self._tokens(row["text"], row.get("text_pair"), special=True)
             return Length(tokens, tokens)
@@ -75,6 +78,10 @@ class TokenCounter:
         """Return the text of a row, and the first character that is learned."""
         if row_format == "chat":
             return plain_text(row, bos=self._bos, eos=self._eos)
+        if row_format == "prompt_only":
+            asked, _ = plain_text(row, bos=self._bos, eos=self._eos)
+            prompt = f"{asked}Assistant: "
+            return prompt, len(prompt)
         if row_format == "prompt_completion":
             prompt = self._bos + row["prompt"]
             return prompt + row["completion"] + self._eos, len(prompt)

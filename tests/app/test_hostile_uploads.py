@@ -254,6 +254,20 @@ CONTENTS = {
         b'{"input": [], "preferred_output": [], "non_preferred_output": []}\n',
         'line 11: "input" must be an object',
     ),
+    "prompt by nobody": refused(
+        b'{"messages": [{"role": [], "content": "x"}], "answer": 1}\n',
+        "line 11: message 1 has the role []",
+    ),
+    "prompt in parts that are none": refused(
+        b'{"messages": [{"role": "user", "content": [{"type": "image"}]}], "answer": 1}\n',
+        'line 11: message 1 (user) needs "content"',
+    ),
+    "episode that is a list": refused(
+        b'{"episode": [{"seed": 7}]}\n', 'line 11: "episode" must be an object'
+    ),
+    "episode with a seed beyond counting": refused(
+        b'{"episode": {"seed": %b}}\n' % (b"9" * 5000), "too large a number"
+    ),
 }
 
 

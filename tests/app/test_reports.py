@@ -178,6 +178,60 @@ def test_a_pair_is_as_long_as_the_longer_of_its_conversations(http: httpx.Client
     assert found["findings"] == []
 
 
+def test_a_prompt_is_measured_with_the_turn_that_is_to_be_written(http: httpx.Client):
+    rows = [
+        {"messages": [{"role": "user", "content": f"{number}?"}], "answer": number}
+        for number in range(10)
+    ]
+    rows.append({"messages": [{"role": "user", "content": "x" * 300}], "answer": 0})
+    file_id = uploaded(http, to_jsonl(rows))
+
+    answer = http.get(f"/files/{file_id}/report", params={"model": "tiny-llama"}).json()
+
+    assert answer["format"] == "prompt_only"
+    assert answer["tokens"]["min"] == len("User: 0?\nAssistant: ") + 1
+    assert (answer["tokens"]["truncated"], answer["tokens"]["dropped"]) == (1, 1)
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_told_once(models_dir: Path):
+    survey = Survey(catalog.of_folder(models_dir / "tiny-llama"), rows=11)
+    survey.feed(to_jsonl([{"messages": LONG["messages"][:1], "answer": 0}] * 11))
+    survey.finish()
+
+    assert (survey.truncated.count, survey.dropped.count) == (11, 11)
+    assert "rows_truncated" not in found(report(survey))
+
+
+def test_episodes_are_counted_and_not_measured(http: httpx.Client):
+    rows = [{"episode": {"seed": number}} for number in [*range(12), 3]]
+    file_id = uploaded(http, to_jsonl(rows))
+
+    answer = http.get(f"/files/{file_id}/report").json()
+
+    assert (answer["rows"], answer["format"], answer["tokens"]) == (13, "episode", None)
+    assert found(answer)["duplicate_rows"]["pairs"] == [[4, 13]]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "1+1?"}], "answer": 2},
+        {"episode": {"seed": 7}},
+    ],
+)
+@pytest.mark.parametrize("method", ["supervised", "dpo"])
+def test_rows_without_answers_are_refused_where_answers_are_learned(
+    http: httpx.Client, row: dict[str, Any], method: str
+):
+    file_id = uploaded(http, to_jsonl([row] * 10))
+    body = {"model": "tiny-llama", "training_file": file_id, "method": {"type": method}}
+
+    refused = http.post("/fine_tuning/jobs", json=body)
+
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "training_file")
+    assert f"the file holds {check_row(row)} rows" in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("data", "validation", "code", "severity"),
     [

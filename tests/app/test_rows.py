@@ -18,6 +18,7 @@ from tests.factories import chat_row, jsonl, to_jsonl
 
 USER = {"role": "user", "content": "Hi"}
 ASSISTANT = {"role": "assistant", "content": "Hello"}
+SYSTEM = {"role": "system", "content": "Be brief."}
 FUNCTION = {"name": "add", "arguments": "{}"}
 CALL = {
     "role": "assistant",
@@ -178,8 +179,11 @@ def test_json_that_only_looks_right_is_refused(line: bytes, reason: str):
         parse_row(line)
 
 
-@pytest.mark.parametrize("number", ["1e4", "3E-2", "0." + "3" * 30, "18446744073709551615"])
+@pytest.mark.parametrize(
+    "number", ["1e4", "3E-2", "0." + "3" * 30, "18446744073709551615", "-10000000000000000000"]
+)
 def test_numbers_that_are_only_long_are_good(number: str):
+    assert parse_exactly(f'{{"a": {number}}}'.encode()) == {"a": json.loads(number)}
     assert parse_row(f'{{"text": "x", "a": {number}}}'.encode())["a"] == json.loads(number)
 
 
@@ -345,6 +349,86 @@ def test_tools_are_good(tools: Any):
 def test_bad_tools_say_what_is_wrong(change: dict[str, Any], reason: str):
     with pytest.raises(BadRow, match=reason):
         check_row({"messages": [USER, ASSISTANT]} | change)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [USER], "reference_answer": "4"},
+        {"messages": [USER], "answer": None},
+        {
+            "messages": [{"role": "system", "content": ""}, USER, ASSISTANT, USER],
+            "answer": {"a": [1]},
+        },
+        {"messages": [USER, CALL, TOOL], "tools": [{"function": FUNCTION}], "answer": 42},
+    ],
+)
+def test_a_prompt_with_what_grades_its_answers_is_known(row: dict[str, Any]):
+    assert check_row(row) == "prompt_only"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": [USER]}, "no assistant message: there is nothing to learn"),
+        ({"messages": [USER], "tools": []}, "no assistant message: there is nothing to learn"),
+        ({"messages": [USER, ASSISTANT, USER]}, "the last message must be the assistant's"),
+        ({"messages": [], "answer": 1}, '"messages" must be a list that is not empty'),
+        ({"messages": [SYSTEM], "answer": 1}, "must be the user's, or a tool's"),
+        ({"messages": [USER, SYSTEM], "answer": 1}, "message 2: a system message must come first"),
+        ({"messages": [USER, {"role": "robot"}], "answer": 1}, "message 2 has the role 'robot'"),
+        (
+            {"messages": [{"role": "user", "content": 1}], "answer": 1},
+            'message 1 .user. needs "con',
+        ),
+        ({"messages": [USER, TOOL], "answer": 1}, "message 2: a tool message must follow a tool"),
+        ({"messages": [USER], "answer": 1, "tools": {}}, '"tools" must be a list'),
+    ],
+)
+def test_a_bad_prompt_says_what_is_wrong(row: dict[str, Any], reason: str):
+    with pytest.raises(BadRow, match=reason):
+        check_row(row)
+
+
+@pytest.mark.parametrize("beside", [{"answer": "4"}, {"reference_answer": None, "tools": []}])
+def test_a_chat_with_further_keys_is_still_a_chat(beside: dict[str, Any]):
+    assert check_row({"messages": [USER, ASSISTANT]} | beside) == "chat"
+
+
+@pytest.mark.parametrize("episode", [{"seed": 7}, {"seed": -1, "level": "hard"}, {"game": "a.z8"}])
+def test_an_episode_is_known(episode: dict[str, Any]):
+    assert check_row({"episode": episode}) == "episode"
+
+
+@pytest.mark.parametrize(
+    ("episode", "reason"),
+    [
+        (None, "must be an object that is not empty"),
+        (7, "must be an object that is not empty"),
+        ({}, "must be an object that is not empty"),
+        ({"seed": "7"}, '"seed" must be an integer'),
+        ({"seed": True}, '"seed" must be an integer'),
+        ({"seed": 0.5}, '"seed" must be an integer'),
+    ],
+)
+def test_a_bad_episode_says_what_is_wrong(episode: Any, reason: str):
+    with pytest.raises(BadRow, match=reason):
+        check_row({"episode": episode})
+
+
+def test_prompts_and_episodes_keep_to_their_files():
+    prompts = [{"messages": [USER], "answer": number} for number in range(70)]
+    episodes = [{"episode": {"seed": number}} for number in range(70)]
+
+    assert (found := check(to_jsonl(prompts))).format == "prompt_only" and not found.problems
+    assert (found := check(to_jsonl(episodes))).format == "episode" and not found.problems
+    assert check(jsonl(10) + to_jsonl(prompts[:1])).problems == [
+        "line 11: a prompt_only row in a chat file"
+    ]
+    assert check(to_jsonl([*episodes, {"episode": 1}, *prompts[:1]])).problems == [
+        'line 71: "episode" must be an object that is not empty, such as {"seed": 7}',
+        "line 72: a prompt_only row in an episode file",
+    ]
 
 
 @pytest.mark.shared

@@ -36,6 +36,11 @@ FILES: list[list[dict[str, Any]]] = [
     [{"messages": [USER, ASSISTANT] * 20}, {"messages": [{"content": "Hi", "role": "user"}, CALL]}],
     [preference([USER], [ASSISTANT], [ASSISTANT | {"content": "No"}])],
 ]
+# Rows that are always looked at one by one.
+RARE: list[list[dict[str, Any]]] = [
+    [{"messages": [USER], "answer": "Hi"}, {"messages": [SYSTEM, USER], "answer": 1}],
+    [{"episode": {"seed": 1, "said": "Hi"}}, {"episode": {"seed": 2}}],
+]
 ODD: list[dict[str, Any]] = [
     {},
     {"label": 1},
@@ -56,6 +61,10 @@ ODD: list[dict[str, Any]] = [
     {"messages": []},
     {"messages": [None]},
     {"messages": [USER]},
+    {"messages": [USER], "answer": 1},
+    {"messages": [USER, ASSISTANT], "answer": 1},
+    {"episode": {"seed": 1}},
+    {"episode": {}},
     {"messages": [ASSISTANT]},
     {"messages": [USER, USER, ASSISTANT]},
     {"messages": [USER, ASSISTANT, ASSISTANT]},
@@ -112,7 +121,7 @@ def dump(row: dict[str, Any], number: int) -> bytes:
 @st.composite
 def files(draw: st.DrawFn) -> list[bytes]:
     """Lines of a file: many plain rows of a format or two, some odd ones, and what is no row."""
-    plain = st.sampled_from(draw(st.sampled_from(FILES)))
+    plain = st.sampled_from(draw(st.sampled_from(FILES + RARE)))
     most = [dump(draw(plain), number) for number in range(draw(st.integers(1, 150)))]
     rows = st.builds(dump, st.one_of(plain, st.sampled_from(ODD)), st.integers(0, 200))
     for line in draw(st.lists(st.one_of(rows, st.sampled_from(RAW)), max_size=6)):
@@ -134,7 +143,7 @@ def found(pieces: list[bytes]) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("odd", [*ODD, *RAW])
-@pytest.mark.parametrize("rows", FILES)
+@pytest.mark.parametrize("rows", FILES + RARE)
 def test_one_odd_line_is_told_as_it_is_alone(rows: list[dict[str, Any]], odd: Any):
     lines = [dump(rows[0], number % 60) for number in range(130)]
     lines[90:90] = [odd if isinstance(odd, bytes) else dump(odd, 0)]
