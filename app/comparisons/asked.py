@@ -4,10 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, WithJsonSchema
 
+from app.jobs.methods import Hyperparameters, Method
 from app.jobs.schemas import (
     EvaluationIn,
-    Hyperparameters,
-    Method,
     PeftIn,
     PerturbationIn,
     ResourcesIn,

@@ -29,6 +29,12 @@ def check(body: CreateComparison) -> None:
             " compare fewer at once.",
             param="seeds",
         )
+    if body.method is not None and body.method.type == "reinforcement":
+        raise InvalidRequest(
+            "Methods are compared by valid_loss, and reinforcement has none: submit its jobs one by"
+            " one.",
+            param="method.type",
+        )
     if body.training.max_steps is not None:
         raise InvalidRequest(
             "How long the runs are is said once for all: use budget.max_steps.",

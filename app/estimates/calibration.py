@@ -108,9 +108,9 @@ def kind_of(spec: TrainSpec, device: str) -> Kind:
     """Return what a job is compared by."""
     method = spec.peft.method if spec.peft.method in ("full", "dora", "adalora") else "adapter"
     noise = " under noise" if spec.perturbation.type in ("random", "ggpo") else ""
-    pairs = " on pairs" if spec.method == "dpo" else ""
+    learned = {"supervised": "", "dpo": " on pairs", "reinforcement": " of rollouts"}[spec.method]
     ranks = " on several devices" if spec.resources.gpus > 1 else ""
-    return Kind(spec.base_model, device, f"{method}{pairs}{noise}{ranks}")
+    return Kind(spec.base_model, device, f"{method}{learned}{noise}{ranks}")
 
 
 def basis(kind: Kind, modelled: Pace, finished: Sequence[Finished]) -> Basis:

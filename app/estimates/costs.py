@@ -68,11 +68,13 @@ class Costs:
         if self.valid is not None:
             limit = limit_of(self.spec, self.valid, self.context_length)
             valid = rows.counted(self.valid, rows=self.spec.data.valid_rows, limit=limit)
+            valid = rows.rolled_out(valid, self.spec, limit=limit)
         return pace.modelled(self.shape, self.spec, self.rows, valid, device=self.device)
 
     def _rows(self, spec: TrainSpec) -> Rows:
         limit = limit_of(spec, self.train, self.context_length)
-        return rows.counted(self.train, rows=spec.data.train_rows, limit=limit)
+        found = rows.counted(self.train, rows=spec.data.train_rows, limit=limit)
+        return rows.rolled_out(found, spec, limit=limit)
 
     def _memory(self, spec: TrainSpec) -> Memory:
         length = self._rows(spec).longest
@@ -136,8 +138,9 @@ def _rows_of(job: Ended, sha256: str, count: int, reports: Reports) -> Rows:
     tokens = reports.get((sha256, spec.base_model))
     if tokens is not None:
         limit = limit_of(spec, tokens, spec.training.max_length)
-        return rows.counted(tokens, rows=count, limit=limit)
-    mean = job.tokens / (job.steps * spec.training.batch_size * spec.conversations)
+        return rows.rolled_out(rows.counted(tokens, rows=count, limit=limit), spec, limit=limit)
+    sequences = spec.training.batch_size * spec.conversations * spec.rollouts
+    mean = job.tokens / (job.steps * sequences)
     return rows.assumed(rows=count, mean=mean, limit=spec.training.max_length)
 
 

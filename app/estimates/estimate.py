@@ -27,7 +27,7 @@ from app.estimates.verdict import Advice, Fit
 from app.jobs import defaults
 from app.jobs.queue import Place
 from app.jobs.schemas import CreateJob
-from app.jobs.spec import TrainSpec
+from app.jobs.spec import TrainSpec, epoch_steps
 from app.tables import Json
 from app.workers import service as workers
 from app.workers.service import Node
@@ -125,8 +125,10 @@ class Estimate:
         return found.bytes_of(spec) if found else None
 
     def _tokens(self) -> TokensOut:
-        per_epoch = self._rows.mean * self._rows.rows * self.spec.conversations
-        steps_per_epoch = max(-(-self._rows.rows // self.spec.training.batch_size), 1)
+        each = self.spec.conversations * self.spec.rollouts
+        per_epoch = self._rows.mean * self._rows.rows * each
+        steps = epoch_steps(self.spec.training, self._rows.rows, self.spec.reinforcement)
+        steps_per_epoch = max(steps, 1)
         return TokensOut(
             per_epoch=round(per_epoch),
             total=round(per_epoch * self._steps / steps_per_epoch),

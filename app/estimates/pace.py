@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 
 from app.estimates.memory import CPU, FP32
-from app.estimates.rows import Rows
+from app.estimates.rows import Rows, written
 from app.estimates.shapes import Shape, trainable
-from app.jobs.spec import TrainSpec
+from app.jobs.spec import TrainSpec, planned_steps
 
 # Dense arithmetic a second that training reaches, about a third of what data sheets promise.
 RATES = {
@@ -62,8 +62,7 @@ class Counts:
 
 def counts(spec: TrainSpec, *, rows: int) -> Counts:
     """Return the counts of a run over so many rows, which ends at its budget if that is sooner."""
-    training = spec.training
-    planned = training.max_steps or math.ceil(rows / training.batch_size) * training.n_epochs
+    planned = planned_steps(spec.training, rows, spec.reinforcement)
     return counts_of(spec, steps=min(planned, spec.budget.max_steps or planned))
 
 
@@ -81,15 +80,17 @@ def modelled(
     """Return the pace of a run on a device it has for itself."""
     on_cpu = device == CPU
     micro = spec.training.micro_batch_size
-    share = spec.training.batch_size // spec.resources.gpus
+    share = spec.training.batch_size // spec.resources.gpus * spec.rollouts
     layers_s = shape.layers * LAYER_S[on_cpu]
     per_token = _training_work(shape, spec, train)
     step_s = share // micro * (layers_s + _noise_work(shape, spec) / rate(device))
     step_s += share * spec.conversations * train.padded(micro) * per_token / rate(device)
+    step_s += _sampling_s(shape, spec, share * train.mean, device)
     evaluation_s = 0.0
     if valid is not None:
         passes = _batches(spec, valid) + _sharpness_passes(spec)
         evaluation_s = passes * _forward_s(shape, spec, valid, device)
+        evaluation_s += _batches(spec, valid) * _sampling_s(shape, spec, micro * valid.mean, device)
     reference_s = 0.0
     if spec.method == "dpo":
         read = [rows for rows in (train, valid) if rows is not None]
@@ -120,6 +121,15 @@ def _forward_s(shape: Shape, spec: TrainSpec, rows: Rows, device: str) -> float:
     micro = spec.training.micro_batch_size
     work = micro * spec.conversations * rows.padded(micro) * _forward_work(shape, spec, rows)
     return shape.layers * LAYER_S[device == CPU] / 3 + work / rate(device)
+
+
+def _sampling_s(shape: Shape, spec: TrainSpec, tokens: float, device: str) -> float:
+    """Return the seconds of writing a batch of rollouts, a token of each at once."""
+    passes = written(spec)
+    work = tokens * 2.0 * (shape.linear_weights + shape.hidden * shape.vocabulary)
+    return passes * shape.layers * LAYER_S[device == CPU] / 3 + (
+        work / rate(device) if passes else 0.0
+    )
 
 
 def _forward_work(shape: Shape, spec: TrainSpec, rows: Rows) -> float:

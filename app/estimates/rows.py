@@ -2,8 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from app.jobs.spec import TrainSpec
+
+OBSERVED = 64  # tokens that an environment says in a turn, about
 
 Spread = Sequence[Sequence[int]]  # number, how often: ascending
 
@@ -52,6 +56,28 @@ def counted(tokens: Mapping[str, Any], *, rows: int, limit: int) -> Rows:
         dropped=round(dropped * share),
         spread=kept_spread,
     )
+
+
+def written(spec: TrainSpec) -> int:
+    """Return how many tokens a policy writes in a rollout, at most; none where it is taught."""
+    policy = spec.reinforcement
+    if policy is None:
+        return 0
+    turns = 1 if policy.environment is None else policy.environment.max_turns
+    return policy.max_completion_tokens * turns
+
+
+def rolled_out(found: Rows, spec: TrainSpec, *, limit: int) -> Rows:
+    """Return the rollouts of rows that ask: longer by half of what may be written."""
+    policy = spec.reinforcement
+    if policy is None:
+        return found
+    turns = 0 if policy.environment is None else policy.environment.max_turns
+    most = written(spec) + turns * OBSERVED
+    spread = [[min(length + most // 2, limit), count] for length, count in found.spread]
+    total = sum(count for _, count in spread)
+    mean = sum(length * count for length, count in spread) / total if total else 0.0
+    return replace(found, spread=spread, mean=mean, longest=min(found.longest + most, limit))
 
 
 def assumed(*, rows: int, mean: float, limit: int) -> Rows:

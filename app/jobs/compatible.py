@@ -1,6 +1,7 @@
 """What cannot be combined: refused at submit, with the reason."""
 
 from app.errors import InvalidRequest
+from app.jobs.policies import check_learned, check_policy
 from app.jobs.schemas import CreateJob, PeftIn
 from app.jobs.spec import Method, PeftMethod, Task, TrainSpec
 from app.models.catalog import BaseModel
@@ -18,7 +19,8 @@ def check_asked(body: CreateJob) -> None:
     Raises:
         InvalidRequest: the message says why; the parameter is named.
     """
-    _only_what_is_there(body)
+    if policy := body.policy():
+        check_policy(policy)
     if body.peft.source is not None:
         _only_source(body.peft)
     if body.peft.lr_ratio is not None and body.peft.method != "lora_plus":
@@ -44,15 +46,25 @@ TASK_FORMATS: dict[Task, tuple[str, ...]] = {
 }
 
 
-def check_formats(base: BaseModel, method: Method, train: str | None, valid: str | None) -> None:
+PROMPTS, EPISODES = ("prompt_only", "chat"), ("episode",)
+
+
+def check_formats(base: BaseModel, body: CreateJob, train: str | None, valid: str | None) -> None:
     """Refuse files whose rows do not suit the base model and the method, or each other.
 
     Raises:
         InvalidRequest: the message says which rows would.
     """
     suited = TASK_FORMATS[base.task]
+    method, policy = body.chosen_method(), body.policy()
+    if method != "supervised":
+        _only_causal(base, method)
     if method == "dpo":
-        _only_preferences(base, train)
+        _only(train, (PREFERENCE,), f"{method} learns from preference rows")
+    elif policy is not None and policy.environment is not None:
+        _only(train, EPISODES, "In an environment a model plays episodes: one row says which")
+    elif policy is not None:
+        _only(train, PROMPTS, "A grader judges answers to prompt_only or chat rows")
     elif train not in suited:
         raise InvalidRequest(
             f"{base.name} is a {base.task} model and learns from {' or '.join(suited)} rows;"
@@ -72,16 +84,18 @@ def check_formats(base: BaseModel, method: Method, train: str | None, valid: str
         )
 
 
-def _only_preferences(base: BaseModel, train: str | None) -> None:
+def _only_causal(base: BaseModel, method: Method) -> None:
     if base.task != "causal":
         raise InvalidRequest(
-            f"dpo compares what a causal model writes; {base.name} is a {base.task} model.",
+            f"{method} needs a causal model, which writes; {base.name} is a {base.task} model.",
             param="method.type",
         )
-    if train != PREFERENCE:
+
+
+def _only(train: str | None, suited: tuple[str, ...], why: str) -> None:
+    if train not in suited:
         raise InvalidRequest(
-            f"dpo learns from preference rows; the file holds {train} rows: ask for method.type"
-            ' "supervised".',
+            f"{why}; the file holds {train} rows: send others, or ask for another method.type.",
             param="training_file",
         )
 
@@ -104,8 +118,10 @@ def check_resolved(spec: TrainSpec) -> None:
             f"{spec.peft.method} does not go with zero_stage: {sharding}. Leave zero_stage out.",
             param="resources.zero_stage",
         )
-    if spec.method == "dpo":
-        _only_what_dpo_reads(spec)
+    if spec.method != "supervised":
+        _only_what_is_scored(spec)
+    if spec.method == "reinforcement":
+        check_learned(spec)
     reason = NO_PLAIN_FACTORS.get(spec.peft.method)
     if reason and spec.perturbation.type in ("random", "ggpo"):
         raise InvalidRequest(
@@ -115,26 +131,18 @@ def check_resolved(spec: TrainSpec) -> None:
         )
 
 
-def _only_what_dpo_reads(spec: TrainSpec) -> None:
+def _only_what_is_scored(spec: TrainSpec) -> None:
     if spec.peft.dropout:
         raise InvalidRequest(
-            "Rewards in dpo are differences of log-probabilities, in which dropout would be noise:"
-            " leave peft.dropout out.",
+            f"{spec.method} goes by differences of log-probabilities, in which dropout would be"
+            " noise: leave peft.dropout out.",
             param="peft.dropout",
         )
     if any(name.rpartition(".")[2] == "lm_head" for name in spec.peft.target_modules):
         raise InvalidRequest(
-            "dpo reads the output layer's own weights, past an adapter on it: leave lm_head out.",
+            f"{spec.method} reads the output layer's own weights, past an adapter on it: leave"
+            " lm_head out.",
             param="peft.target_modules",
-        )
-
-
-def _only_what_is_there(body: CreateJob) -> None:
-    """Refuse what OpenAI's wire knows and this service does not do."""
-    if body.method is not None and body.method.type == "reinforcement":
-        raise InvalidRequest(
-            "The method reinforcement is not offered yet: supervised and dpo are.",
-            param="method.type",
         )
 
 

@@ -6,11 +6,15 @@ from typing import Any
 
 from app.errors import InvalidRequest
 from app.jobs.compatible import check_resolved
+from app.jobs.methods import (
+    DpoHyperparameters,
+    Hyperparameters,
+    ReinforcementHyperparameters,
+)
+from app.jobs.policies import resolve_policy
 from app.jobs.schemas import (
     CreateJob,
-    DpoHyperparameters,
     EarlyStoppingIn,
-    Hyperparameters,
     PeftIn,
     PerturbationIn,
     ResourcesIn,
@@ -30,12 +34,14 @@ from app.jobs.spec import (
     Task,
     TrainingSpec,
     TrainSpec,
+    planned_steps,
 )
 
-LEARNING_RATES: dict[Method, float] = {"supervised": 2e-4, "dpo": 2e-5}
+LEARNING_RATES: dict[Method, float] = {"supervised": 2e-4, "dpo": 2e-5, "reinforcement": 2e-5}
 DPO_BETA = 0.1
 MAX_LENGTH = 2048
 MICRO_BATCH_SIZE = 8
+PROMPTS = 8  # of a step, at most, unless asked for: each is a group of rollouts
 LORA_PLUS_RATIO = 16.0
 APN_CAP = 4.0
 PERTURBATIONS: dict[PerturbationType, dict[str, Any]] = {
@@ -75,7 +81,12 @@ def resolve(body: CreateJob, facts: Facts, *, seed: int) -> TrainSpec:
     hyperparameters = body.chosen_hyperparameters()
     resources = _resources(body.resources)
     method = body.chosen_method()
-    training = _training(hyperparameters, body.training, facts, method=method, gpus=resources.gpus)
+    asked = body.policy()
+    policy = resolve_policy(asked, context_length=facts.context_length) if asked else None
+    each = policy.group_size if policy else 1
+    training = _training(
+        hyperparameters, body.training, facts, method=method, each=each, gpus=resources.gpus
+    )
     spec = TrainSpec(
         version=1,
         job_id=facts.job_id,
@@ -83,6 +94,7 @@ def resolve(body: CreateJob, facts: Facts, *, seed: int) -> TrainSpec:
         task=facts.task,
         method=method,
         dpo=_dpo(hyperparameters),
+        reinforcement=policy,
         seed=seed,
         peft=_peft(body.peft, facts.source, method=method),
         perturbation=_perturbation(body.perturbation),
@@ -91,8 +103,7 @@ def resolve(body: CreateJob, facts: Facts, *, seed: int) -> TrainSpec:
         resources=resources,
         budget=BudgetSpec.model_validate(body.budget.model_dump()),
         data=facts.data,
-        total_steps=training.max_steps
-        or _steps_per_epoch(facts, training.batch_size) * training.n_epochs,
+        total_steps=planned_steps(training, facts.data.train_rows, policy),
     )
     check_resolved(spec)
     return spec
@@ -110,7 +121,9 @@ def shown_hyperparameters(spec: TrainSpec) -> dict[str, float]:
 
 def shown_method(spec: TrainSpec) -> dict[str, Any]:
     """Return how a job learns, as OpenAI shows it."""
-    return {"type": spec.method, spec.method: {"hyperparameters": shown_hyperparameters(spec)}}
+    policy = spec.reinforcement.model_dump(mode="json") if spec.reinforcement else {}
+    told = {"hyperparameters": shown_hyperparameters(spec)}
+    return {"type": spec.method, spec.method: policy | told}
 
 
 def _dpo(asked: Hyperparameters) -> DpoSpec | None:
@@ -122,7 +135,7 @@ def _dpo(asked: Hyperparameters) -> DpoSpec | None:
 def _peft(asked: PeftIn, source: PeftSpec | None, *, method: Method) -> PeftSpec:
     if source is not None:
         taken = _going_on(source, asked.source)
-        return taken.model_copy(update={"dropout": 0.0}) if method == "dpo" else taken
+        return taken if method == "supervised" else taken.model_copy(update={"dropout": 0.0})
     return PeftSpec(
         method=asked.method,
         r=asked.r,
@@ -193,12 +206,14 @@ def _resources(asked: ResourcesIn) -> ResourcesSpec:
 
 
 def _training(
-    asked: Hyperparameters, extra: TrainingIn, facts: Facts, *, method: Method, gpus: int
+    asked: Hyperparameters, extra: TrainingIn, facts: Facts, *, method: Method, each: int, gpus: int
 ) -> TrainingSpec:
     rows = facts.data.train_rows
     at_once = MICRO_BATCH_SIZE // (2 if method == "dpo" else 1)  # a pair is two conversations
-    batch_size, micro = _batch(
-        asked.batch_size, extra.micro_batch_size, at_once=at_once, rows=rows, gpus=gpus
+    most = PROMPTS if method == "reinforcement" else rows
+    batch_size = asked.batch_size or min(math.ceil(_batch_size(rows) / gpus) * gpus, most)
+    micro = _micro(
+        batch_size, extra.micro_batch_size, at_once=at_once, rows=rows, each=each, gpus=gpus
     )
     epoch = _steps_per_epoch(facts, batch_size)
     n_epochs = asked.n_epochs or _n_epochs(rows)
@@ -217,7 +232,7 @@ def _training(
         max_length=extra.max_length or min(facts.context_length, MAX_LENGTH),
         precision=extra.precision,
         gradient_checkpointing=extra.gradient_checkpointing,
-        eval_steps=extra.eval_steps or max(1, min(epoch, total // 10)),
+        eval_steps=extra.eval_steps or _interval(asked) or max(1, min(epoch, total // 10)),
         checkpoint_steps=extra.checkpoint_steps or min(epoch, total),
         early_stopping=_early_stopping(extra.early_stopping),
     )
@@ -227,24 +242,35 @@ def _early_stopping(asked: EarlyStoppingIn | None) -> EarlyStoppingSpec | None:
     return EarlyStoppingSpec(**asked.model_dump()) if asked else None
 
 
-def _batch(
-    asked: int | None, asked_micro: int | None, *, at_once: int, rows: int, gpus: int
-) -> tuple[int, int]:
-    """Return how many rows make a step, and how many of them a device takes at once."""
-    batch_size = asked or math.ceil(_batch_size(rows) / gpus) * gpus
+def _interval(asked: Hyperparameters) -> int | None:
+    return asked.eval_interval if isinstance(asked, ReinforcementHyperparameters) else None
+
+
+def _micro(
+    batch_size: int, asked: int | None, *, at_once: int, rows: int, each: int, gpus: int
+) -> int:
+    """Return how much of a step a device takes at once: rows, or the rollouts they become.
+
+    Raises:
+        InvalidRequest: the rows make no such batch, or it is not shared out evenly.
+    """
     if batch_size > rows:
         message = f"batch_size {batch_size} is more than the {rows} examples of the file."
         raise InvalidRequest(message, param="hyperparameters.batch_size")
     if batch_size % gpus:
         message = f"{gpus} gpus do not share batch_size {batch_size} evenly; choose a multiple."
         raise InvalidRequest(message, param="hyperparameters.batch_size")
-    share = batch_size // gpus
-    micro = asked_micro or _largest_divisor(share, limit=at_once)
+    share = batch_size // gpus * each
+    micro = asked or _largest_divisor(share, limit=at_once)
     if share % micro:
-        each = f", of which each of {gpus} gpus takes {share}" if gpus > 1 else ""
-        message = f"micro_batch_size {micro} does not divide batch_size {batch_size}{each}."
+        told = f"batch_size {batch_size}"
+        if each > 1:
+            told += f" times group_size {each}"
+        if gpus > 1:
+            told += f", of which each of {gpus} gpus takes {share}"
+        message = f"micro_batch_size {micro} does not divide {told}."
         raise InvalidRequest(message, param="training.micro_batch_size")
-    return batch_size, micro
+    return micro
 
 
 def _batch_size(rows: int) -> int:

@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from app.graders.schemas import Grader
+from app.jobs.methods import Hyperparameters, Method, Reinforcement
 from app.jobs.spec import Method as JobMethod
 from app.jobs.spec import PeftMethod, PerturbationType, Task, TrainSpec
 from app.paging import Listed
-from app.schemas import AUTO, NO_CONTROL, Asked, Count, Factor
+from app.schemas import NO_CONTROL, Asked
 from app.tables import Attempt, Checkpoint, Job, JobEvent
 from app.tars import Entry
 
@@ -19,64 +19,6 @@ Metadata = dict[MetadataKey, MetadataValue]
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # JSON has lists alone
 Suffix = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_CONTROL)]
 Named = Annotated[str, Field(min_length=1, max_length=128, pattern=NO_CONTROL)]
-
-
-class Hyperparameters(Asked):
-    """OpenAI's three; "auto" is resolved at submit."""
-
-    batch_size: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, AUTO] = None
-    learning_rate_multiplier: Annotated[Annotated[FiniteFloat, Field(gt=0)] | None, AUTO] = None
-    n_epochs: Annotated[Annotated[int, Field(ge=1, le=1000)] | None, AUTO] = None
-
-
-class Supervised(Asked):
-    hyperparameters: Hyperparameters = Hyperparameters()
-
-
-class DpoHyperparameters(Hyperparameters):
-    """OpenAI's for direct preference optimization."""
-
-    beta: Annotated[Annotated[FiniteFloat, Field(gt=0, le=2)] | None, AUTO] = Field(
-        default=None,
-        description="How closely the model keeps to what it starts from; a higher one is"
-        " conservative (0.1).",
-    )
-
-
-class Dpo(Asked):
-    """Learn from preference rows: make the preferred answer likelier than the other."""
-
-    hyperparameters: DpoHyperparameters = DpoHyperparameters()
-
-
-class ReinforcementHyperparameters(Hyperparameters):
-    """OpenAI's for reinforcement fine-tuning."""
-
-    compute_multiplier: Factor = None
-    eval_interval: Count = None
-    eval_samples: Count = None
-    reasoning_effort: Literal["default", "low", "medium", "high"] | None = None
-
-
-class Reinforcement(Asked):
-    grader: Grader
-    hyperparameters: ReinforcementHyperparameters = ReinforcementHyperparameters()
-
-
-class Method(Asked):
-    """How to learn: supervised or dpo; reinforcement is not offered yet.
-
-    What stands beside the type is not read.
-    """
-
-    type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: Supervised = Supervised()
-    dpo: Dpo | None = None
-    reinforcement: Reinforcement | None = None
-
-    def hyperparameters(self) -> Hyperparameters:
-        """Return those of the type."""
-        return (self.dpo or Dpo() if self.type == "dpo" else self.supervised).hyperparameters
 
 
 class WandbIn(Asked):
@@ -272,14 +214,20 @@ class CreateJob(Asked):
     )
 
     def chosen_method(self) -> JobMethod:
-        """Return how it learns; what is not offered is refused before it is asked for."""
-        return "dpo" if self.method and self.method.type == "dpo" else "supervised"
+        """Return how it learns."""
+        return self.method.type if self.method else "supervised"
 
     def chosen_hyperparameters(self) -> Hyperparameters:
         """Return the method's hyperparameters, else the old top-level form, else all auto."""
         if self.method:
             return self.method.hyperparameters()
         return self.hyperparameters or Hyperparameters()
+
+    def policy(self) -> Reinforcement | None:
+        """Return how it learns from rewards, if it does."""
+        if self.chosen_method() != "reinforcement" or self.method is None:
+            return None
+        return self.method.reinforcement or Reinforcement()
 
 
 class ErrorOut(BaseModel):

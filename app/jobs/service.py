@@ -127,8 +127,7 @@ async def resolve(
         valid = await _training_file(
             tx, organization_id, body.validation_file, param="validation_file"
         )
-    method = body.chosen_method()
-    check_formats(base, method, train.row_format, valid.row_format if valid else None)
+    check_formats(base, body, train.row_format, valid.row_format if valid else None)
     facts = Facts(
         job_id=new_id("ftjob-"),
         context_length=base.context_length,

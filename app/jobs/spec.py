@@ -1,5 +1,6 @@
 """What a run is told and what it says: the frozen TrainSpec and the events of a run."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -227,6 +228,26 @@ class TrainSpec(Frozen):
     def conversations(self) -> int:
         """How many a row stands for: a pair has one with each of its answers."""
         return 1 if self.dpo is None else 2
+
+    @property
+    def rollouts(self) -> int:
+        """How many a policy samples for a row; one where the row is what is learned."""
+        return 1 if self.reinforcement is None else self.reinforcement.group_size
+
+
+def planned_steps(training: TrainingSpec, rows: int, policy: ReinforcementSpec | None) -> int:
+    """Return how many optimizer steps a run over so many rows takes."""
+    return training.max_steps or epoch_steps(training, rows, policy) * training.n_epochs
+
+
+def epoch_steps(training: TrainingSpec, rows: int, policy: ReinforcementSpec | None) -> int:
+    """Return how many optimizer steps an epoch takes.
+
+    A policy's batches are full: what is left over in an epoch may come in the next one.
+    """
+    if policy is not None:
+        return rows // training.batch_size * policy.updates_per_rollout
+    return math.ceil(rows / training.batch_size)
 
 
 class Event(Frozen):

@@ -84,7 +84,6 @@ def test_an_early_stop_and_sharpness_are_measured_on_pairs(http: httpx.Client, p
             "method.dpo.hyperparameters.beta",
             "greater than 0",
         ),
-        (PAIRS, {"method": {"type": "reinforcement"}}, "method.type", "not offered yet"),
     ],
 )
 def test_what_does_not_go_together_is_refused_with_a_reason(

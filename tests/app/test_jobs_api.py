@@ -118,7 +118,7 @@ def test_alpha_follows_the_rank(http: httpx.Client, training_file: str):
             {"resources": {"gpus": 2}, "training": {"micro_batch_size": 4}},
             "training.micro_batch_size",
         ),
-        ({"method": {"type": "reinforcement"}}, "method.type"),
+        ({"method": {"type": "reinforcement"}}, "method.reinforcement.grader"),
         ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs"),
         ({"hyperparameters": {"batch_size": 21}}, "hyperparameters.batch_size"),
         ({"seed": -1}, "seed"),
@@ -394,7 +394,6 @@ def test_jobs_are_found_by_their_metadata(client: openai.OpenAI, training_file: 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"method": {"type": "reinforcement"}}, "method.type"),
         ({"method": {"type": "supervised", "dpo": {"colour": 1}}}, "method.dpo.colour"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations"),
         ({"metadata": {"k": "x" * 513}}, "metadata.k"),

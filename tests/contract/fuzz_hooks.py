@@ -22,7 +22,7 @@ def filter_case(context: HookContext, case: Case) -> bool:
 
 
 def has_no_names(case: Case) -> bool:
-    """Return whether a query for metrics has, in place of their names, what becomes names as text."""
+    """Return whether a query for metrics has in place of names what becomes names as text."""
     if not case.path.endswith("/metrics") or "name" not in case.query:
         return False
     names = case.query["name"]

@@ -60,6 +60,7 @@ HOW = {
 BY: dict[Method, str] = {
     "supervised": "",
     "dpo": " by direct preference optimization",
+    "reinforcement": " by reinforcement",
 }
 
 

@@ -20,23 +20,22 @@ MODELS: dict[Task, Any] = {
 }
 
 
-Learning = Task | Literal["preference"]  # what rows, batches and the trainer follow
+# What a causal model learns from besides answers: pairs of them, a grader, an environment.
+Otherwise = Literal["preference", "graded", "agent"]
+Learning = Task | Otherwise  # what rows, batches and the trainer follow
 
 
 @dataclass(frozen=True)
 class Head:
-    """A task, and a classifier's labels in the order of its logits.
-
-    `preferring` is a causal model that learns from pairs of answers, not from one.
-    """
+    """A task, and a classifier's labels in the order of its logits."""
 
     task: Task = "causal"
     labels: tuple[str, ...] = ()
-    preferring: bool = False
+    otherwise: Otherwise | None = None
 
     @property
     def learning(self) -> Learning:
-        return "preference" if self.preferring else self.task
+        return self.otherwise or self.task
 
 
 CAUSAL = Head()

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,17 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from app.jobs.spec import GRADIENT_BATCHES, Finished, Started, Stopped, TrainSpec, Warned
+from app.jobs.spec import (
+    GRADIENT_BATCHES,
+    Finished,
+    Started,
+    Stopped,
+    TrainSpec,
+    Warned,
+    planned_steps,
+)
 from worker.rundir import Placement, RunDir, step_of
-from worker.trainer import distributed, methods, tasks, versions
+from worker.trainer import distributed, methods, policies, tasks, versions
 from worker.trainer import model as models
 from worker.trainer.best import Best
 from worker.trainer.card import write_card
@@ -42,6 +51,7 @@ class Inputs:
     collate: Collate
     train: Encoded
     valid: Encoded | None
+    limit: int
 
 
 def train(run: RunDir, stop: threading.Event) -> None:
@@ -49,6 +59,11 @@ def train(run: RunDir, stop: threading.Event) -> None:
 
     A run that was asked to stop leaves a checkpoint instead, and resumes from it next time.
     """
+    with ExitStack() as opened:
+        _train(run, stop, opened)
+
+
+def _train(run: RunDir, stop: threading.Event, opened: ExitStack) -> None:
     spec, placement = run.read_spec(), run.read_placement()
     precision = models.resolve_precision(spec.training.precision)
     set_seed(spec.seed)
@@ -63,7 +78,8 @@ def train(run: RunDir, stop: threading.Event) -> None:
     set_seed(spec.seed)
     attached = _attach(run, inputs, base, resume)
     adapted = attached.model
-    trainer, reporter = _trainer(run, inputs, attached, stop, resumes=resume is not None)
+    policy = policies.options(run, inputs.spec, inputs.tokenizer, opened, limit=inputs.limit)
+    trainer, reporter = _trainer(run, inputs, attached, stop, policy, resumes=resume is not None)
     _say_started(run, inputs, adapted, resume=resume)
     if resume is not None and _nothing_left(inputs, trainer, resume):
         trainer.load_end(resume)
@@ -173,18 +189,22 @@ def _load(
     if head.task != "causal":
         seen.append(tokenizer.model_max_length)  # RoBERTa's positions are two fewer than it says
     limit = min(spec.training.max_length, *(length for length in seen if length))
-    train_data = tasks.encode(head, run.train, tokenizer, max_length=limit)
+    answer = spec.reinforcement.max_completion_tokens if spec.reinforcement else 0
+    train_data = tasks.encode(head, run.train, tokenizer, max_length=limit, answer=answer)
     _warn(run, "training", train_data, limit=limit)
+    policies.check(spec, train_data.rows)
     valid = None
     if run.valid.exists():
-        valid = tasks.encode(head, run.valid, tokenizer, max_length=limit)
+        valid = tasks.encode(head, run.valid, tokenizer, max_length=limit, answer=answer)
         _warn(run, "validation", valid, limit=limit)
     for code, message in () if run.quiet else doubts(run, head):
         run.append_event(Warned(at=time.time(), code=code, message=message))
     collate = tasks.collator(head, tokenizer, base)
     if base.config.get_text_config().pad_token_id is None:
         base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return Inputs(spec, placement, precision, head, fresh, tokenizer, collate, train_data, valid)
+    return Inputs(
+        spec, placement, precision, head, fresh, tokenizer, collate, train_data, valid, limit
+    )
 
 
 def _warn(run: RunDir, which: str, data: Encoded, *, limit: int) -> None:
@@ -199,7 +219,13 @@ def _warn(run: RunDir, which: str, data: Encoded, *, limit: int) -> None:
 
 
 def _trainer(
-    run: RunDir, inputs: Inputs, attached: Attached, stop: threading.Event, *, resumes: bool
+    run: RunDir,
+    inputs: Inputs,
+    attached: Attached,
+    stop: threading.Event,
+    policy: dict[str, Any],
+    *,
+    resumes: bool,
 ) -> tuple[Any, Reporter]:
     def export_step(folder: Path, metrics: dict[str, float]) -> None:
         temporary = folder.with_name(folder.name + ".tmp")
@@ -241,6 +267,7 @@ def _trainer(
         bf16_base=inputs.precision == "bf16",
         total_steps=inputs.spec.total_steps,
         **tasks.trainer_options(inputs.head, inputs.tokenizer),
+        **policy,
     )
     return trainer, reporter
 
@@ -279,9 +306,9 @@ def _storage(spec: TrainSpec, precision: Precision) -> Precision:
 
 
 def _total_steps(inputs: Inputs) -> int:
-    asked = inputs.spec.training
-    per_epoch = -(-inputs.train.rows // asked.batch_size)
-    return asked.max_steps or per_epoch * asked.n_epochs
+    if inputs.spec.reinforcement is not None:
+        return inputs.spec.total_steps  # however few prompts are left
+    return planned_steps(inputs.spec.training, inputs.train.rows, None)
 
 
 def _say_started(run: RunDir, inputs: Inputs, adapted: Any, *, resume: Path | None) -> None:

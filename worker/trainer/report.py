@@ -26,6 +26,21 @@ RENAMED = {
     "rewards_rejected": "train_rewards_rejected",
     "rewards_margin": "train_rewards_margin",
     "rewards_accuracy": "train_rewards_accuracy",
+    "reward_mean": "train_reward_mean",
+    "reward_std": "train_reward_std",
+    "success_rate": "train_success_rate",
+    "kl": "train_kl",
+    "entropy": "train_entropy",
+    "completion_length": "train_completion_length",
+    "clip_ratio/region_mean": "train_clip_share",
+    "frac_reward_zero_std": "train_groups_without_signal",
+    "episode_turns": "train_episode_turns",
+    "invalid_actions": "train_invalid_actions",
+    "failed_episodes": "train_failed_episodes",
+    "shared_states": "train_shared_states",
+    "rollout_seconds": "rollout_seconds",
+    "advantage_seconds": "advantage_seconds",
+    "step_time": "step_seconds",
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "eval_loss": "valid_loss",  # at the clean weights, always
@@ -38,6 +53,12 @@ RENAMED = {
     "eval_rewards_rejected": "valid_rewards_rejected",
     "eval_rewards_margin": "valid_rewards_margin",
     "eval_rewards_accuracy": "valid_rewards_accuracy",
+    "eval_reward_mean": "valid_reward_mean",
+    "eval_success_rate": "valid_success_rate",
+    "eval_completion_length": "valid_completion_length",
+    "eval_episode_turns": "valid_episode_turns",
+    "eval_invalid_actions": "valid_invalid_actions",
+    "eval_failed_episodes": "valid_failed_episodes",
     "eval_sharpness_worst": "valid_sharpness_worst",
     "eval_sharpness_mean": "valid_sharpness_mean",
 }
@@ -98,7 +119,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any], **_: Any) -> None:
         step = int(state.global_step)
         metrics = _ours(logs)
-        if "valid_loss" in metrics:
+        if _tells_of_evaluation(metrics):
             self.evaluated_step = step
             self.run.append_event(EvalDone(at=time.time(), step=step, metrics=metrics))
         elif "train_loss" in metrics:
@@ -130,7 +151,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         for logs in state.log_history:
             found = _ours(logs)
             self.metrics |= found
-            if "valid_loss" in found:
+            if _tells_of_evaluation(found):
                 self.evaluated_step = int(logs["step"])
 
     def _measured(self, state: Any) -> dict[str, float]:
@@ -157,6 +178,10 @@ def peak_bytes() -> int:
 def _ours(logs: dict[str, Any]) -> dict[str, float]:
     """Return the Trainer's metrics under our names, without those that nobody asked for."""
     return {ours: float(logs[theirs]) for theirs, ours in RENAMED.items() if theirs in logs}
+
+
+def _tells_of_evaluation(metrics: dict[str, float]) -> bool:
+    return any(name.startswith("valid_") for name in metrics)
 
 
 def replace_folder(temporary: Path, final: Path) -> None:

@@ -12,7 +12,7 @@ from transformers import (
     Seq2SeqTrainingArguments,
     TrainingArguments,
 )
-from trl import DPOConfig, SFTConfig
+from trl import DPOConfig, GRPOConfig, SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from app.jobs.spec import TrainSpec
@@ -22,6 +22,7 @@ from worker.trainer.data import Encoded, encode_file, encode_labelled, encode_pa
 from worker.trainer.heads import Batch, Head, Learning
 from worker.trainer.methods import Loss, own_loss
 from worker.trainer.pairs import PairCollator, encode_preferences, start_loss
+from worker.trainer.prompts import PromptCollator, encode_episodes, encode_prompts
 
 Collate = Callable[[list[dict[str, Any]]], Batch]
 
@@ -36,6 +37,7 @@ class Kind:
 
 
 SCORED = {"prediction_loss_only": False, "remove_unused_columns": False, "label_names": ["labels"]}
+ROLLED_OUT = {"remove_unused_columns": False, "include_num_input_tokens_seen": "no"}  # TRL counts
 KINDS: dict[Learning, Kind] = {
     "causal": Kind(
         "CAUSAL_LM",
@@ -51,6 +53,8 @@ KINDS: dict[Learning, Kind] = {
         DPOConfig,
         {"prediction_loss_only": True, "remove_unused_columns": False, "max_length": None},
     ),
+    "graded": Kind("CAUSAL_LM", GRPOConfig, ROLLED_OUT),
+    "agent": Kind("CAUSAL_LM", GRPOConfig, ROLLED_OUT),
     "seq2seq": Kind("SEQ_2_SEQ_LM", Seq2SeqTrainingArguments, SCORED),
     "classification": Kind("SEQ_CLS", TrainingArguments, SCORED),
 }
@@ -63,17 +67,29 @@ def head_of(spec: TrainSpec, run: RunDir) -> Head:
     if spec.task == "seq2seq":
         files = [path for path in (run.train, run.valid) if path.exists()]
         return Head(spec.task, labels.completion_labels(files))
-    return Head(spec.task, preferring=spec.method == "dpo")
+    if spec.reinforcement is not None:
+        acts = spec.reinforcement.environment is not None
+        return Head(spec.task, otherwise="agent" if acts else "graded")
+    return Head(spec.task, otherwise="preference" if spec.method == "dpo" else None)
 
 
-def encode(head: Head, path: Path, tokenizer: Any, *, max_length: int) -> Encoded:
-    """Read a file as the task needs it."""
+def encode(head: Head, path: Path, tokenizer: Any, *, max_length: int, answer: int = 0) -> Encoded:
+    """Read a file as the task needs it.
+
+    Args:
+        answer: how many tokens of the length are for what a policy writes.
+    """
     if head.task == "classification":
         return encode_labelled(path, tokenizer, max_length=max_length, labels=head.labels)
     if head.task == "seq2seq":
         return encode_pairs(path, tokenizer, max_length=max_length)
-    if head.preferring:
-        return encode_preferences(path, tokenizer, max_length=max_length)
+    match head.otherwise:
+        case "preference":
+            return encode_preferences(path, tokenizer, max_length=max_length)
+        case "graded":
+            return encode_prompts(path, tokenizer, room=max_length - answer)
+        case "agent":
+            return encode_episodes(path)
     return encode_file(path, tokenizer, max_length=max_length)
 
 
@@ -83,14 +99,16 @@ def collator(head: Head, tokenizer: Any, model: Any) -> Collate:
         return DataCollatorWithPadding(tokenizer)  # type: ignore[no-any-return]  # untyped
     if head.task == "seq2seq":
         return DataCollatorForSeq2Seq(tokenizer, model=model)  # type: ignore[no-any-return]  # untyped
-    if head.preferring:
+    if head.otherwise == "preference":
         return PairCollator(tokenizer.pad_token_id)
+    if head.otherwise is not None:
+        return PromptCollator(tokenizer)
     return DataCollatorForLanguageModeling(tokenizer.pad_token_id)  # type: ignore[no-any-return]  # untyped
 
 
 def first_loss(head: Head) -> Loss:
     """Return the loss whose gradient a run begins with."""
-    return start_loss if head.preferring else own_loss
+    return start_loss if head.otherwise == "preference" else own_loss
 
 
 def trainer_options(head: Head, tokenizer: Any) -> dict[str, Any]:

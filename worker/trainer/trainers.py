@@ -14,18 +14,21 @@ from app.jobs.spec import PerturbationSpec, SharpnessSpec, TrainSpec
 from worker.optim.mgpo import Momentum
 from worker.optim.sharpness import Sharpness, sharpness
 from worker.rundir import CHECKPOINT, COMPLETE, RunDir
-from worker.trainer import distributed, scores, versions
+from worker.trainer import distributed, policies, scores, versions
+from worker.trainer.agent import AgentTrainer
 from worker.trainer.best import Best
 from worker.trainer.causal import UnpaddedTrainer
 from worker.trainer.data import IGNORED
 from worker.trainer.heads import Head, Learning
 from worker.trainer.methods import Attached, own_loss
 from worker.trainer.perturbations import Perturbation, build
+from worker.trainer.policy import GradedTrainer
 from worker.trainer.preference import PairTrainer
 from worker.trainer.sharded import WholeSteps, ZeroOptimizer, deepspeed_config
 from worker.trainer.tasks import KINDS
 
 PERTURBATION_FILE = "perturbation.safetensors"
+SCHEDULERS = {"constant": "constant_with_warmup"}  # where the Trainer's name is another
 SHARPNESS_SEED = 0  # not the run's: runs of other seeds are measured alike
 
 
@@ -200,6 +203,28 @@ class PreferenceTrainer(PerturbationMixin, PairTrainer):
         super().load_end(checkpoint)
 
 
+class PolicyMixin(PerturbationMixin):
+    """What both kinds of policies resume with: what they started from."""
+
+    def load_end(self, checkpoint: Path) -> None:
+        self.recall(checkpoint)  # type: ignore[attr-defined]  # of the PolicyTrainer
+        super().load_end(checkpoint)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Tell no loss of an evaluation: that of rollouts by the policy itself says nothing."""
+        output = super().evaluation_loop(*args, **kwargs)
+        output.metrics.pop("eval_loss")
+        return output
+
+
+class PolicyByGrader(PolicyMixin, GradedTrainer):
+    """Reinforcement of a causal language model by a grader."""
+
+
+class PolicyInEnvironment(PolicyMixin, AgentTrainer):
+    """Reinforcement of a causal language model in an environment."""
+
+
 class ClassificationTrainer(PerturbationMixin, Trainer):  # type: ignore[misc]  # untyped
     """Fine-tuning of an encoder with a classifying head."""
 
@@ -242,6 +267,8 @@ class Text2TextTrainer(PerturbationMixin, Seq2SeqTrainer):  # type: ignore[misc]
 TRAINERS: dict[Learning, type[PerturbationMixin]] = {
     "causal": CausalTrainer,
     "preference": PreferenceTrainer,
+    "graded": PolicyByGrader,
+    "agent": PolicyInEnvironment,
     "seq2seq": Text2TextTrainer,
     "classification": ClassificationTrainer,
 }
@@ -256,45 +283,42 @@ def training_arguments(
     sharded = deepspeed_config(spec.resources, asked)
     on_gpu = torch.cuda.is_available()
     kind = KINDS[head.learning]
+    common = {
+        "output_dir": str(run.checkpoints),
+        "per_device_train_batch_size": asked.micro_batch_size,
+        "per_device_eval_batch_size": asked.micro_batch_size,
+        "gradient_accumulation_steps": share * spec.rollouts // asked.micro_batch_size,
+        "num_train_epochs": asked.n_epochs,
+        "max_steps": asked.max_steps or -1,
+        "learning_rate": asked.learning_rate,
+        "lr_scheduler_type": SCHEDULERS.get(asked.scheduler, asked.scheduler),
+        "warmup_steps": asked.warmup_ratio,
+        "weight_decay": asked.weight_decay,
+        "max_grad_norm": asked.max_grad_norm,
+        "optim": "adamw_torch",
+        "seed": spec.seed,
+        "data_seed": spec.seed,
+        "bf16": bf16 and sharded is None,
+        "deepspeed": sharded,
+        "use_cpu": not on_gpu,  # without it accelerate sees no other ranks
+        "ddp_find_unused_parameters": False,
+        "ddp_broadcast_buffers": False,
+        "gradient_checkpointing": asked.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "eval_strategy": "steps" if evaluate else "no",
+        "eval_steps": asked.eval_steps if evaluate else None,
+        "eval_on_start": evaluate and not resumes,  # what the base knows, to compare with
+        "save_strategy": "steps",
+        "save_steps": asked.checkpoint_steps,
+        "save_total_limit": 2,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "logging_first_step": True,
+        "include_num_input_tokens_seen": "non_padding",
+        "dataloader_pin_memory": on_gpu,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
     dpo = {} if spec.dpo is None else {"beta": spec.dpo.beta}
-    return kind.arguments(
-        output_dir=str(run.checkpoints),
-        per_device_train_batch_size=asked.micro_batch_size,
-        per_device_eval_batch_size=asked.micro_batch_size,
-        gradient_accumulation_steps=share // asked.micro_batch_size,
-        num_train_epochs=asked.n_epochs,
-        max_steps=asked.max_steps or -1,
-        learning_rate=asked.learning_rate,
-        lr_scheduler_type=asked.scheduler
-        if asked.scheduler != "constant"
-        else "constant_with_warmup",
-        warmup_steps=asked.warmup_ratio,
-        weight_decay=asked.weight_decay,
-        max_grad_norm=asked.max_grad_norm,
-        optim="adamw_torch",
-        seed=spec.seed,
-        data_seed=spec.seed,
-        bf16=bf16 and sharded is None,
-        deepspeed=sharded,
-        use_cpu=not on_gpu,  # without it accelerate sees no other ranks
-        ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,
-        gradient_checkpointing=asked.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        eval_strategy="steps" if evaluate else "no",
-        eval_steps=asked.eval_steps if evaluate else None,
-        eval_on_start=evaluate and not resumes,  # what the base knows, to compare with
-        save_strategy="steps",
-        save_steps=asked.checkpoint_steps,
-        save_total_limit=2,
-        logging_strategy="steps",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        logging_first_step=True,
-        include_num_input_tokens_seen="non_padding",
-        dataloader_pin_memory=on_gpu,
-        report_to="none",
-        disable_tqdm=True,
-        **kind.own_arguments,
-        **dpo,
-    )
+    return kind.arguments(**common | kind.own_arguments | dpo | policies.arguments(spec))

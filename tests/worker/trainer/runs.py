@@ -22,6 +22,7 @@ SPEC: dict[str, Any] = {
     "task": "causal",
     "method": "supervised",
     "dpo": None,
+    "reinforcement": None,
     "seed": 7,
     "peft": {
         "method": "lora",

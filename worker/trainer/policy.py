@@ -1,0 +1,229 @@
+"""Group relative policy optimization (GRPO, arXiv 2402.03300): TRL's trainer, made to resume.
+
+Its reference is the model that the run starts from, whatever the method made of the base, and its
+rollouts are what the perturbation is not: sampled, and scored for the ratio, at the clean weights.
+"""
+
+# Legend: B rollouts, those of one group beside each other; G rollouts of a group.
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Sampler
+from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+from app.graders.schemas import Grader
+from app.graders.service import grade
+from app.jobs.spec import ReinforcementSpec, RolloutSampled, Turn
+from worker.rundir import CHECKPOINT, step_of
+from worker.trainer import distributed
+
+REFERENCE_FILE, ROLLOUTS_FILE = "reference.safetensors", "rollouts.safetensors"
+SHOWN_STEPS = 50  # of a run, about, of which a group of rollouts is kept to look at
+SHOWN_CHARACTERS = 4_000  # of a text in them
+
+Tell = Callable[[RolloutSampled], None]
+
+
+class StartingPoint:
+    """The policy with the weights that it started from, for as long as a call takes."""
+
+    def __init__(self, model: Any, start: Mapping[str, Tensor]) -> None:
+        self._model = model
+        self._start = dict(start)
+
+    def __call__(self, **inputs: Any) -> Any:
+        with self._put_back():
+            return self._model(**inputs)
+
+    @contextmanager
+    def _put_back(self) -> Iterator[None]:
+        trained = [(each, name) for name, each in self._model.named_parameters()]
+        trained = [(each, name) for each, name in trained if name in self._start]
+        now = [each.data for each, _ in trained]
+        for each, name in trained:
+            each.data = self._start[name]
+        try:
+            yield
+        finally:
+            for (each, _), data in zip(trained, now, strict=True):
+                each.data = data
+
+    def weights(self) -> dict[str, Tensor]:
+        return self._start
+
+
+class EpochSampler(RepeatSampler):  # type: ignore[misc]  # TRL is untyped
+    """TRL's order of prompts, which an epoch's number alone decides: so that a run can resume."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator.manual_seed(self.seed + epoch)
+
+
+class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped
+    """Learns from the rewards of answers that it samples."""
+
+    def __init__(
+        self, *args: Any, asked: ReinforcementSpec, tell: Tell, data_collator: Any, **kwargs: Any
+    ) -> None:
+        self.asked = asked
+        self._tell = tell
+        self._of_rollouts: dict[str, dict[str, list[float]]] = defaultdict(dict)
+        super().__init__(*args, reward_funcs=[self.rewards], **kwargs)
+        # Told to TRL, it would make a second adapter of the first one, which the artifact carries.
+        self.beta = asked.kl
+
+    def rewards(
+        self, prompts: Sequence[str], completions: Sequence[str], **rows: Any
+    ) -> list[float | None]:
+        """Return a reward for each answer, None where there is none to be had."""
+        raise NotImplementedError
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write no card of TRL's: the adapter gets our own."""
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        """Know what the run starts from first: as the checkpoint has it, else as it is."""
+        if resume_from_checkpoint is None:
+            self._start_from({name: each.detach().clone() for name, each in self._trained()})
+        else:
+            self.recall(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _trained(self) -> Iterator[tuple[str, Tensor]]:
+        return ((n, each) for n, each in self.model.named_parameters() if each.requires_grad)
+
+    def _start_from(self, weights: Mapping[str, Tensor]) -> None:
+        self.ref_model = StartingPoint(self.model, weights) if self.beta else None
+
+    def recall(self, checkpoint: Path) -> None:
+        """Take up the reference, and rollouts that are not used up."""
+        device = str(self.accelerator.device)
+        if self.beta:
+            self._start_from(load_file(checkpoint / REFERENCE_FILE, device=device))
+        self._step = step_of(checkpoint) * self.args.gradient_accumulation_steps
+        if (checkpoint / ROLLOUTS_FILE).exists():
+            batches: dict[int, dict[str, Tensor]] = defaultdict(dict)
+            for key, tensor in load_file(checkpoint / ROLLOUTS_FILE, device=device).items():
+                place, _, name = key.partition(".")
+                batches[int(place)][name] = tensor
+            self._buffered_inputs = [batches[place] for place in sorted(batches)]
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super()._save_checkpoint(*args, **kwargs)
+        if not distributed.is_first():
+            return
+        folder = Path(self.args.output_dir) / f"{CHECKPOINT}{self.state.global_step}"
+        if self.ref_model is not None:
+            save_file(self.ref_model.weights(), folder / REFERENCE_FILE)
+        if self._step % (self.args.steps_per_generation * self.num_iterations):
+            tensors = {
+                f"{place}.{name}": tensor.clone()  # some are one tensor for all batches
+                for place, batch in enumerate(self._buffered_inputs)
+                for name, tensor in batch.items()
+            }
+            save_file(tensors, folder / ROLLOUTS_FILE)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
+        sampler: Sampler[int] = EpochSampler(
+            data_source=self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            shuffle=self.shuffle_dataset,
+            seed=self.args.seed,
+        )
+        return sampler
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """Tokenize prompts that the template has written already, special tokens and all."""
+        ids = self.processing_class(prompts, add_special_tokens=False)["input_ids"]
+        return ids, None, {}
+
+    def note(self, **columns: Sequence[float]) -> None:
+        """Note something of each rollout; its mean is told with the next step or evaluation."""
+        noted = self._of_rollouts[self._mode]
+        for name, values in columns.items():
+            noted.setdefault(name, []).extend(values)
+
+    @property
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        prefix = "" if self.model.training else "eval_"
+        noted = self._of_rollouts.pop(self._mode, {})
+        logs |= {f"{prefix}{name}": sum(values) / len(values) for name, values in noted.items()}
+        super().log(logs, start_time)
+
+    @property
+    def shows(self) -> bool:
+        """Whether the rollouts of the step that is computed now are kept to look at."""
+        every = math.ceil(self.state.max_steps / SHOWN_STEPS)
+        return self._mode == "train" and self.state.global_step % every == 0
+
+    def show(self, index: int, *, turns: Sequence[Turn], **told: Any) -> None:
+        """Tell of a rollout of the first group."""
+        step = self.state.global_step + 1
+        self._tell(
+            RolloutSampled(at=time.time(), step=step, index=index, turns=tuple(turns), **told)
+        )
+
+
+class GradedTrainer(PolicyTrainer):
+    """Learns from what a grader says of single answers."""
+
+    def __init__(self, *args: Any, grader: Grader, **kwargs: Any) -> None:
+        self.grader = grader
+        super().__init__(*args, **kwargs)
+
+    def rewards(
+        self, prompts: Sequence[str], completions: Sequence[str], **rows: Any
+    ) -> list[float | None]:
+        found = [
+            grade(self.grader, sample=answer, item=json.loads(row)).reward
+            for answer, row in zip(completions, rows["item"], strict=True)
+        ]
+        lengths = [len(ids) for ids in rows["completion_ids"]]
+        self.note(reward_mean=found, completion_length=lengths)
+        return [*found]
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.shows:
+            self._show_group(output["advantages"])
+        return output
+
+    def _show_group(self, advantages: Tensor) -> None:
+        """Show the answers to the first prompt, of which TRL keeps the last batch."""
+        (rewards,) = self._logs["rewards"].values()
+        columns = (self._logs["prompt"], self._logs["completion"], rewards, advantages.tolist())
+        group = islice(zip(*columns, strict=True), self.num_generations)
+        for index, (prompt, answer, reward, advantage) in enumerate(group):
+            turn = Turn(
+                observation=cut(prompt),
+                action=cut(answer),
+                reward=reward,
+                valid=True,
+                episode_advantage=advantage,
+                step_advantage=None,
+                returned=None,
+                state=None,
+                shared=None,
+            )
+            self.show(index, reward=reward, turns=[turn], success=None, failure=None)
+
+
+def cut(text: str) -> str:
+    """Return as much of a text as is shown."""
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "\u2026"
