@@ -40,6 +40,7 @@ def loaded_by(*modules: str, path: Path = ROOT) -> set[str]:
         "BASIN_REDIS_URL": "redis://localhost:1/0",
         "BASIN_KEY_PEPPER": "a pepper for imports only",
         "BASIN_DEVICES": "cpu",
+        "DISABLE_MLFLOW_INTEGRATION": "TRUE",  # as a run has it
     }
     done = subprocess.run(
         [sys.executable, "-c", code, *modules],

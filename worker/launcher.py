@@ -64,6 +64,8 @@ def train_environment(
         DEVICES: ",".join(device for device in devices if device != "cpu"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        # TRL loads MLflow where it is, and that a web framework; metrics go by the run's events.
+        "DISABLE_MLFLOW_INTEGRATION": "TRUE",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         # cuBLAS is deterministic only with a fixed workspace
