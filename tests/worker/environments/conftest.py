@@ -1,12 +1,17 @@
-"""What is registered for the tests of environments."""
+"""What is registered for the tests of environments, and where their games are."""
 
+import tarfile
 from pathlib import Path
 
 import pytest
 
+from app.settings import GAMES_DIR
+from tests.conftest import SHARED
 from tests.environments import of_basin, register
+from worker.environments import alfworld, text_world
 
 MISBEHAVING = "tests.worker.environments.misbehaving"
+ARCHIVE = SHARED / "data" / "alfworld" / "valid_seen_140.tar.xz"
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +24,20 @@ def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = register(tmp_path / "registered", of_basin() | ours)
     monkeypatch.syspath_prepend(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def games(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the games of TextWorld, and ALFWorld's if they are there."""
+    folder = tmp_path_factory.mktemp("games")
+    (folder / text_world.FOLDER).mkdir()
+    if ARCHIVE.is_file():
+        with tarfile.open(ARCHIVE) as archive:
+            archive.extractall(folder / alfworld.FOLDER, filter="data")
+    return folder
+
+
+@pytest.fixture
+def games_dir(games: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(GAMES_DIR, str(games))
+    return games
