@@ -432,6 +432,27 @@ class Checkpoint(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class Rollout(Base):
+    """One of a group that a run by reinforcement sampled for a step, turn by turn.
+
+    Of a job with many steps those of some are kept.
+    """
+
+    __tablename__ = "rollouts"
+    __table_args__ = (Index("ix_rollouts_step", "job_id", "step", "index", unique=True),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    step: Mapped[int]
+    index: Mapped[int]
+    reward: Mapped[float]
+    success: Mapped[bool | None]
+    failure: Mapped[str | None]
+    turns: Mapped[list[Json]] = mapped_column(JSONB)
+    sampled_at: Mapped[datetime]
+
+
 class CheckpointPermission(Base):
     """Lets another organization use a fine-tuned model, named as its owner's."""
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from app.jobs.spec import RolloutSampled, Turn
+
 PEPPER = "a pepper for tests only"
 
 
@@ -23,6 +25,34 @@ def preference_row(number: int) -> dict[str, Any]:
         "preferred_output": [{"role": "assistant", "content": f"so {number}"}],
         "non_preferred_output": [{"role": "assistant", "content": f"NO {number}"}],
     }
+
+
+def turn(number: int = 0, **values: Any) -> Turn:
+    """A turn of GiGPO's, in a state that no other turn began in."""
+    told: dict[str, Any] = {
+        "observation": f"You stand at door {number}.",
+        "action": f"open door {number}",
+        "reward": 0.0,
+        "valid": True,
+        "episode_advantage": 0.5,
+        "step_advantage": 0.0,
+        "returned": 0.0,
+        "state": f"state-{number}",
+        "shared": 1,
+    }
+    return Turn(**told | values)
+
+
+def rollout(step: int, index: int = 0, **values: Any) -> RolloutSampled:
+    """What a run says of a rollout of one turn."""
+    told: dict[str, Any] = {
+        "at": 1_790_000_000.0 + step,
+        "reward": float(index),
+        "success": index > 0,
+        "failure": None,
+        "turns": (turn(),),
+    }
+    return RolloutSampled(step=step, index=index, **told | values)
 
 
 def jsonl(rows: int) -> bytes:

@@ -20,7 +20,7 @@ from app.errors import ModelNotFound
 from app.files import service as files
 from app.jobs import lease, sources
 from app.jobs.lease import Claim, Failure, LeaseLostError
-from app.jobs.spec import EvalDone, Failed, Finished, StepDone, TrainEvent
+from app.jobs.spec import EvalDone, Failed, Finished, RolloutSampled, StepDone, TrainEvent
 from app.models import catalog
 from app.settings import Settings
 from app.tables import ResumeState
@@ -264,7 +264,8 @@ async def _tell_untold(run: Run, said: Sequence[TrainEvent]) -> None:
     untold = [
         event
         for event in said
-        if isinstance(event, StepDone | EvalDone) and run.claim.step < event.step <= upto
+        if isinstance(event, StepDone | EvalDone | RolloutSampled)
+        and run.claim.step < event.step <= upto
     ]
     async with run.db.transaction() as tx:
         await lease.renew(tx, run.claim)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Group, RenderableType
 
-from app.client import completion, words
+from app.client import completion, rollouts, words
 from app.client.follow import follow
 from app.client.options import metadata_of
 from app.client.session import Session, talks
@@ -139,6 +139,32 @@ def show_metrics(
             ("metric", "steps", "first", "lowest", "last", "course"),
             map(_course, found["data"]),
         ),
+    )
+
+
+@app.command("rollouts")
+@talks
+def show_rollouts(
+    *,
+    session: Session,
+    job: JobId,
+    step: Annotated[
+        int | None, typer.Option(help="Of this step; the newest when left out.", min=0)
+    ] = None,
+    index: Annotated[
+        int | None, typer.Option("--open", help="Read this one of the group, by its number.", min=0)
+    ] = None,
+) -> None:
+    """Show what a run by reinforcement sampled for a step: one group, or one of it turn by turn."""
+    path = f"fine_tuning/jobs/{job}/rollouts"
+    known = session.server.get(path, limit=0)["steps"]
+    if step is None:
+        step = known[0]["step"] if known else 0
+    group = list(session.server.pages(path, limit=None, step=step))
+    shown = [each for each in group if index in (None, each["index"])]
+    session.show(
+        {"object": "list", "data": shown, "steps": known},
+        lambda: rollouts.described(shown, known, step=step, opened=index is not None),
     )
 
 

@@ -12,12 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import blobs
 from app.ids import new_id
-from app.jobs import events, queue
+from app.jobs import events, queue, rollouts
 from app.jobs.events import Told
 from app.jobs.spec import (
     EvalDone,
     Event,
     Finished,
+    RolloutSampled,
     Started,
     StepDone,
     TrainEvent,
@@ -145,7 +146,7 @@ async def renew(tx: AsyncSession, held: Claim) -> str | None:
 
 
 async def record(tx: AsyncSession, held: Claim, said: Sequence[TrainEvent]) -> None:
-    """Store what a run said: metrics, the job's story, its progress. Call `renew` first.
+    """Store what a run said: metrics, rollouts, the job's story, its progress. Call `renew` first.
 
     Raises:
         LeaseLostError: the job is no longer this attempt's.
@@ -153,6 +154,8 @@ async def record(tx: AsyncSession, held: Claim, said: Sequence[TrainEvent]) -> N
     measured = [event for event in said if isinstance(event, StepDone | EvalDone)]
     if measured:
         await _store_metrics(tx, held, measured, first_seq=await _progress(tx, held, measured))
+    sampled = [event for event in said if isinstance(event, RolloutSampled)]
+    await rollouts.store(tx, held.job_id, held.attempt, sampled)
     await events.add_all(tx, held.job_id, [line for event in said for line in _told(held, event)])
     for event in said:
         if isinstance(event, Started):

@@ -22,11 +22,13 @@ from app.jobs.schemas import (
     EventOut,
     JobOut,
     MetricsOut,
+    RolloutsOut,
     adapter_files_out,
     attempt_out,
     checkpoint_out,
     event_out,
     job_out,
+    rollouts_out,
 )
 from app.jobs.states import JobStatus
 from app.jobs.stream import Live, Position
@@ -178,6 +180,23 @@ async def list_checkpoints(
         tx, caller.organization_id, job_id, after=after, limit=limit
     )
     return list_out([checkpoint_out(item) for item in page.data], has_more=page.has_more)
+
+
+@router.get("/{job_id}/rollouts", response_model=RolloutsOut)
+async def list_rollouts(
+    job_id: str,
+    tx: ReadTx,
+    caller: Caller,
+    *,
+    step: Annotated[int | None, Query(ge=0, lt=2**63, description="All by default.")] = None,
+    after: After = None,
+    limit: Limit = 20,
+) -> RolloutsOut:
+    """List what a run by reinforcement sampled, newest step first: what was said, and its worth."""
+    page, groups = await service.list_rollouts(
+        tx, caller.organization_id, job_id, step=step, after=after, limit=limit
+    )
+    return rollouts_out(page, groups)
 
 
 @router.get("/{job_id}/attempts", response_model=AttemptsOut)

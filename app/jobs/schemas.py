@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from app.jobs.methods import Hyperparameters, Method, Reinforcement
+from app.jobs.rollouts import Group
 from app.jobs.spec import Method as JobMethod
 from app.jobs.spec import PeftMethod, PerturbationType, Task, TrainSpec
-from app.paging import Listed
+from app.paging import Listed, ListOut, Page, list_out
 from app.schemas import NO_CONTROL, Asked
-from app.tables import Attempt, Checkpoint, Job, JobEvent
+from app.tables import Attempt, Checkpoint, Job, JobEvent, Rollout
 from app.tars import Entry
 
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
@@ -309,6 +310,51 @@ class CheckpointOut(Listed):
     step_number: int
 
 
+class TurnOut(BaseModel):
+    """One action of a rollout: what was seen before it, what it was, and what it was worth.
+
+    Equal `state`s of a group are one; `shared` counts the turns of the group that began in it, this
+    one too. A number that is not finite is a string, such as NaN.
+    """
+
+    observation: str
+    action: str
+    reward: float | str
+    valid: bool
+    episode_advantage: float | str
+    step_advantage: float | str | None
+    returned: float | str | None
+    state: str | None
+    shared: int | None
+
+
+class RolloutOut(Listed):
+    """One of the group that was sampled for a step; `index` is its place in it."""
+
+    object: Literal["fine_tuning.job.rollout"]
+    created_at: int
+    fine_tuning_job_id: str
+    step: int
+    index: int
+    reward: float | str
+    success: bool | None
+    failure: str | None
+    turns: list[TurnOut]
+
+
+class RolloutGroupOut(BaseModel):
+    """What the rollouts of a step came to, by their places in the group."""
+
+    step: int
+    rewards: list[float | str]
+
+
+class RolloutsOut(ListOut[RolloutOut]):
+    """A page of rollouts, and every step that there are any of, the newest first."""
+
+    steps: list[RolloutGroupOut]
+
+
 class AttemptOut(BaseModel):
     """One worker's try at a job; `outcome` is null while it runs.
 
@@ -424,6 +470,32 @@ def checkpoint_out(checkpoint: Checkpoint) -> CheckpointOut:
         metrics=checkpoint.metrics,
         step_number=checkpoint.step,
     )
+
+
+def rollout_out(rollout: Rollout) -> RolloutOut:
+    """Show a rollout on the wire."""
+    return RolloutOut(
+        id=rollout.id,
+        object="fine_tuning.job.rollout",
+        created_at=int(rollout.sampled_at.timestamp()),
+        fine_tuning_job_id=rollout.job_id,
+        step=rollout.step,
+        index=rollout.index,
+        reward=number_out(rollout.reward),
+        success=rollout.success,
+        failure=rollout.failure,
+        turns=[TurnOut.model_validate(turn) for turn in rollout.turns],
+    )
+
+
+def rollouts_out(page: Page[Rollout], groups: list[Group]) -> RolloutsOut:
+    """Show a page of rollouts on the wire."""
+    listed = list_out([rollout_out(each) for each in page.data], has_more=page.has_more)
+    steps = [
+        RolloutGroupOut(step=group.step, rewards=[number_out(each) for each in group.rewards])
+        for group in groups
+    ]
+    return RolloutsOut(**dict(listed), steps=steps)
 
 
 def adapter_files_out(entries: list[Entry]) -> AdapterFilesOut:

@@ -20,12 +20,13 @@ from app.files import service as files
 from app.ids import new_id
 from app.integrations import forwards
 from app.integrations import service as integrations
-from app.jobs import defaults, events, lease, queue, sources, submissions
+from app.jobs import defaults, events, lease, queue, rollouts, sources, submissions
 from app.jobs.buckets import buckets
 from app.jobs.compatible import check_asked, check_formats
 from app.jobs.defaults import Facts
 from app.jobs.events import EventType
 from app.jobs.queue import Place
+from app.jobs.rollouts import Group
 from app.jobs.schemas import CreateJob, QueueOut, Series, number_out
 from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
 from app.jobs.states import TERMINAL, JobStatus
@@ -36,7 +37,7 @@ from app.organizations import quotas
 from app.paging import Page, cut
 from app.permissions.service import readable_by
 from app.settings import ApiSettings
-from app.tables import Attempt, Checkpoint, File, Job, JobEvent, LogChunk, Metric
+from app.tables import Attempt, Checkpoint, File, Job, JobEvent, LogChunk, Metric, Rollout
 from app.workers import service as workers
 from app.workers.service import Node
 
@@ -328,6 +329,24 @@ async def list_checkpoints(
         query = query.where(Checkpoint.step < step.scalar_subquery())
     rows = await tx.scalars(query.order_by(Checkpoint.step.desc()).limit(limit + 1))
     return cut(list(rows), limit)
+
+
+async def list_rollouts(
+    tx: AsyncSession,
+    organization_id: str,
+    job_id: str,
+    *,
+    step: int | None,
+    after: str | None,
+    limit: int,
+) -> tuple[Page[Rollout], list[Group]]:
+    """Return a page of a job's rollouts, newest step first, and what each step came to.
+
+    With `step`, the page has those of that step alone.
+    """
+    await get(tx, organization_id, job_id)
+    found = await rollouts.page(tx, job_id, step=step, after=after, limit=limit)
+    return found, await rollouts.groups(tx, job_id)
 
 
 async def list_attempts(tx: AsyncSession, organization_id: str, job_id: str) -> list[Attempt]:

@@ -204,7 +204,7 @@ def test_another_tenants_job_does_not_exist(
 ):
     job = submit(http, training_file).json()["id"]
 
-    paths = ["", "/events", "/checkpoints", "/metrics", "/logs", "/adapter"]
+    paths = ["", "/events", "/checkpoints", "/rollouts", "/metrics", "/logs", "/adapter"]
 
     assert {stranger.get(f"{JOBS}/{job}{path}").status_code for path in paths} == {404}
     assert stranger.post(f"{JOBS}/{job}/cancel").status_code == 404

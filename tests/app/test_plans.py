@@ -37,6 +37,8 @@ LOOKS = [
     "{job}/events?type=metrics",
     "{job}/events?after={event}",
     "{job}/checkpoints",
+    "{job}/rollouts",
+    "{job}/rollouts?step=1",
     "{job}/attempts",
     "{job}/metrics",
     "{job}/metrics?agg=minmax&name=train_loss",

@@ -64,7 +64,17 @@ WANDB_KEY = f"canary-stored-{token(24)}"
 REFUSED = [f"canary-{token(4)}", f"canary-url-{token(12)}"]  # a key too short, a URL's password
 SECRETS = [DATABASE, BROKER, PEPPER, *SEALS, COLLECTOR, TRACES, WRONG_KEY, WANDB_KEY, *REFUSED]
 WANDB = "/organization/integrations/wandb"
-PARTS = ("", "/events", "/logs", "/attempts", "/metrics", "/checkpoints", "/report", "/stream")
+PARTS = (
+    "",
+    "/events",
+    "/logs",
+    "/attempts",
+    "/metrics",
+    "/checkpoints",
+    "/rollouts",
+    "/report",
+    "/stream",
+)
 
 
 @dataclass

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import func, text, update
 
 from app.db import connected
+from app.jobs import rollouts
 from app.jobs.states import JobStatus
 from app.keys.service import Scope
 from app.tables import Attempt, Base, Job, LogChunk
@@ -21,7 +22,7 @@ from tests.app.comparisons.test_comparisons_api import compare
 from tests.app.route_table import Route, closed_routes
 from tests.app.test_jobs_api import submit
 from tests.conftest import Api
-from tests.factories import jsonl
+from tests.factories import jsonl, rollout, turn
 from tests.receiver import RECEIVER_HOST
 
 ENVELOPE = {"message", "type", "param", "code"}
@@ -273,6 +274,8 @@ async def succeed(api: Api, job: dict[str, Any], model: str) -> str:
         async with db.transaction() as tx:
             tx.add(LogChunk(job_id=job_id, attempt=1, text=CANARY))
             tx.add(Attempt(job_id=job_id, number=1, worker=CANARY, ended_at=func.now()))
+            seen = rollout(1, turns=(turn(observation=CANARY, action=CANARY),))
+            await rollouts.store(tx, job_id, 1, [seen])
             values = {"fine_tuned_model": model, "adapter_blob_id": adapter.blob_id}
             done = update(Job).where(Job.id == job_id)
             await tx.execute(done.values(status=JobStatus.SUCCEEDED, **values))
