@@ -39,7 +39,7 @@ export interface Job {
   result_files: string[];
   trained_tokens: number | null;
   error: { code: string; message: string; param: string | null } | null;
-  method: { type: "supervised" | "dpo" };
+  method: { type: "supervised" | "dpo" | "reinforcement" };
   hyperparameters: Fields;
   seed: number;
   integrations: Json[];
@@ -87,6 +87,34 @@ export interface Attempt {
 
 /** A value that is not finite comes by name: NaN, Infinity, -Infinity. */
 export type Value = number | string;
+
+/** One action: what was seen before it, and what it was worth; what the algorithm does not know is null. */
+export interface Turn {
+  observation: string;
+  action: string;
+  reward: Value;
+  valid: boolean;
+  episode_advantage: Value;
+  step_advantage: Value | null;
+  returned: Value | null;
+  state: string | null;
+  shared: number | null;
+}
+
+export interface Rollout {
+  id: string;
+  step: number;
+  index: number;
+  reward: Value;
+  success: boolean | null;
+  failure: string | null;
+  turns: Turn[];
+}
+
+export interface Rollouts extends Page<Rollout> {
+  /** Every step that there are rollouts of, the newest first. */
+  steps: { step: number; rewards: Value[] }[];
+}
 
 export interface SeriesOut {
   name: string;

@@ -12,6 +12,7 @@ import { Curves } from "./job/curves";
 import { Diagnosis } from "./job/diagnosis";
 import { Events } from "./job/events";
 import { LogTail } from "./job/log";
+import { Rollouts } from "./job/rollouts";
 import { Spec } from "./job/spec";
 import { StabilityReport } from "./job/report";
 import { Summary } from "./job/summary";
@@ -48,6 +49,7 @@ export function JobPage({ id }: { id: string }) {
       <Summary job={job} lines={live.lines} />
       <Curves job={job} lines={live.lines} />
       <StabilityReport job={job} />
+      {job.method.type === "reinforcement" && <Rollouts job={job} />}
       {job.status === "succeeded" && job.fine_tuned_model && <Try job={job} tuned={job.fine_tuned_model} />}
       <div class="columns">
         <div>

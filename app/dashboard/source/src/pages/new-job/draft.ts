@@ -78,7 +78,7 @@ export function draftOf(job: Job): Draft {
     suffix: job.suffix ?? "",
     seed: `${job.seed}`,
     priority: job.priority ? `${job.priority}` : "",
-    learn: job.method.type,
+    learn: job.method.type === "dpo" ? "dpo" : "supervised",
     hyperparameters: texts({
       n_epochs: n_epochs ?? null,
       batch_size: batch_size ?? null,
@@ -98,6 +98,7 @@ export function draftOf(job: Job): Draft {
       ...(job.evaluation.sharpness ? { evaluation: job.evaluation } : {}),
       ...(job.metadata ? { metadata: job.metadata } : {}),
       ...(job.integrations.length ? { integrations: job.integrations } : {}),
+      ...(job.method.type === "reinforcement" ? { method: job.method as Fields } : {}),
     },
   };
 }
@@ -110,6 +111,7 @@ function withoutDefaults(perturbation: Fields): Fields {
 /** Write the job as it is submitted. */
 export function bodyOf(draft: Draft): Fields {
   const { patience, ...training } = draft.training;
+  const { method, ...rest } = draft.rest;
   const stop: Fields = patience ? { early_stopping: { patience: Number(patience) } } : {};
   const groups: Record<string, Fields> = {
     peft: sent(draft.peft),
@@ -129,10 +131,17 @@ export function bodyOf(draft: Draft): Fields {
     }),
     model: draft.model,
     ...(draft.suffix ? { suffix: draft.suffix } : {}),
-    ...methodBody(draft),
+    ...(method ? reinforcementBody(method as Fields, draft.hyperparameters) : methodBody(draft)),
     ...Object.fromEntries(Object.entries(groups).filter(([, fields]) => Object.keys(fields).length)),
-    ...draft.rest,
+    ...rest,
   };
+}
+
+/** Write how a reinforcement job that was cloned learns: as it did, but for what the form has fields for. */
+function reinforcementBody(method: Fields, { beta: _, ...filled }: Texts): Fields {
+  const asked = (method.reinforcement ?? {}) as Fields;
+  const hyperparameters = { ...((asked.hyperparameters ?? {}) as Fields), ...sent(filled) };
+  return { method: { type: "reinforcement", reinforcement: { ...asked, hyperparameters } } };
 }
 
 export function learnFrom(format: string | null): Learn {
