@@ -98,7 +98,7 @@ async def test_the_newest_group_is_seen_at_a_glance_and_older_ones_are_chosen(
     rollouts = shown(page)
     heads = rollouts.get_by_role("button", name="reward")
 
-    await expect(rollouts).to_contain_text("step 40: mean reward 0.2667 of 3 rollouts")
+    await expect(rollouts).to_contain_text("step 40: mean reward 0.267 of 3 rollouts")
     await expect(heads).to_contain_text(["#0reward 0.9", "#1reward −0.1", "#2reward 0"])
     await expect(heads).to_contain_text(["success", "no success", "broken off"])
     await expect(rollouts.locator(".cells li")).to_contain_text(["+4", "0", "×4", "−4", "−4"])

@@ -1,7 +1,8 @@
 // What rollouts come to, as they are coloured and named.
-import { number, signed } from "./format";
+import { number } from "./format";
 import type { Rollout, Turn, Value } from "./types";
 
+const DIGITS = 3;
 const FAINTEST = 8;
 const STRONGEST = 40; // percent of a colour, over which text can still be read
 
@@ -32,11 +33,11 @@ export function mean(values: Value[]): number {
 }
 
 export function advantage(value: Value): string {
-  return signed(Number(value));
+  return `${Number(value) > 0 ? "+" : ""}${reward(value)}`;
 }
 
 export function reward(value: Value): string {
-  return number(Number(value));
+  return number(Number(value), DIGITS);
 }
 
 /** How an episode ended; a single answer just ends. */
