@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from playwright.async_api import Page, expect
@@ -11,7 +12,7 @@ from tests.browser.rows import put_rollouts
 from tests.browser.test_access import LOOKS, grave_faults, sideways
 from tests.conftest import Api
 from tests.e2e.jobs import create
-from tests.factories import jsonl, rollout, turn
+from tests.factories import jsonl, rollout, to_jsonl, turn
 
 pytestmark = pytest.mark.browser
 START: dict[str, Any] = {"state": "start", "shared": 4}
@@ -170,3 +171,26 @@ async def test_a_job_of_another_method_shows_no_rollouts(opened: Opened, tenant:
     await expect(page.get_by_role("heading", name="Events")).to_be_visible()
 
     await expect(shown(page)).to_have_count(0)
+
+
+async def test_a_job_by_reinforcement_is_cloned_with_how_it_learns(
+    opened: Opened, tenant: Tenant, http: httpx.Client
+):
+    rows = to_jsonl([{"episode": {"seed": number}} for number in range(12)])
+    upload = {"file": ("rows.jsonl", rows)}
+    file_id = http.post("/files", files=upload, data={"purpose": "fine-tune"}).json()["id"]
+    asked = {"environment": {"name": "key-door", "max_turns": 7}, "algorithm": "gigpo"}
+    body = {"model": "tiny-llama", "training_file": file_id, "suffix": "doors"}
+    method = {"type": "reinforcement", "reinforcement": asked | {"group_size": 3}}
+    first = http.post("/fine_tuning/jobs", json=body | {"method": method}).json()
+    http.post(f"/fine_tuning/jobs/{first['id']}/cancel")
+    page = await opened(tenant.admin, route=f"#/new?clone={first['id']}")
+
+    await page.get_by_label("Name", exact=True).fill("again")
+    await page.get_by_role("button", name="Start training").click()
+
+    await expect(page.get_by_role("heading", name="again")).to_be_visible()
+    await expect(page.get_by_text("LoRA-MGPO by GiGPO")).to_be_visible()
+    again = http.get(f"/fine_tuning/jobs/{page.url.rpartition('/')[2]}").json()
+    http.post(f"/fine_tuning/jobs/{again['id']}/cancel")
+    assert again["method"] == first["method"]

@@ -42,6 +42,7 @@ const KNOWN: Known[] = [
 ];
 
 const LOSSES = ["train_loss", "valid_loss"];
+const FIRST = ["reward_mean", "success_rate"]; // what a policy learns for
 
 /** The panel that matters most: both losses on one axis. */
 export function lossTraces(lines: Map<string, Line>): Trace[] {
@@ -81,7 +82,9 @@ function pairs(lines: Map<string, Line>, taken: Set<string>): PanelSpec[] {
     });
     groups.set(of!, traces);
   }
-  return [...groups].map(([of, traces]) => ({ id: of, title: words(of), traces, format: number }));
+  const place = (of: string) => (FIRST.includes(of) ? FIRST.indexOf(of) : FIRST.length);
+  const ordered = [...groups].sort(([a], [b]) => place(a) - place(b));
+  return ordered.map(([of, traces]) => ({ id: of, title: words(of), traces, format: number }));
 }
 
 /** Name a metric for people, as it stands within a sentence or a legend. */

@@ -19,12 +19,20 @@ export function isOver({ status }: { status: Status }): boolean {
   return OVER.includes(status);
 }
 
+const POLICIES: Record<string, string> = { grpo: "GRPO", gigpo: "GiGPO" };
+
 /** Name the method as the papers do: LoRA, LoRA-MGPO, DoRA-GGPO; LoRA-MGPO by DPO. */
 export function methodOf(job: { peft: Fields; perturbation: Fields; method?: Job["method"] }): string {
   const method = `${job.peft.method}`;
   const perturbation = PERTURBATIONS[`${job.perturbation.type}`];
   const name = [METHODS[method] ?? method, perturbation].filter(Boolean).join("-");
-  return job.method?.type === "dpo" ? `${name} by DPO` : name;
+  const learns = learnsBy(job.method);
+  return learns ? `${name} by ${learns}` : name;
+}
+
+function learnsBy(method: Job["method"] | undefined): string | undefined {
+  if (method?.type === "dpo") return "DPO";
+  return method?.type === "reinforcement" ? POLICIES[`${method.reinforcement?.algorithm}`] : undefined;
 }
 
 export function nameOf(job: Job): string {
@@ -59,6 +67,9 @@ export function settingsOf(job: Job): [string, string][] {
     ["task", job.task],
     ["method", job.method.type],
     ...(job.method.type === "dpo" ? [["beta", shown(job.hyperparameters.beta)] as [string, string]] : []),
+    ...Object.entries(job.method.reinforcement ?? {})
+      .filter(([name]) => name !== "hyperparameters")
+      .map(([name, value]): [string, string] => [`reinforcement.${name}`, shown(value)]),
     ["seed", `${job.seed}`],
     ["priority", `${job.priority}`],
     ...settings,

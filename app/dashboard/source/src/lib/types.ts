@@ -39,7 +39,7 @@ export interface Job {
   result_files: string[];
   trained_tokens: number | null;
   error: { code: string; message: string; param: string | null } | null;
-  method: { type: "supervised" | "dpo" | "reinforcement" };
+  method: { type: "supervised" | "dpo" | "reinforcement"; reinforcement?: Fields };
   hyperparameters: Fields;
   seed: number;
   integrations: Json[];

@@ -139,9 +139,14 @@ export function bodyOf(draft: Draft): Fields {
 
 /** Write how a reinforcement job that was cloned learns: as it did, but for what the form has fields for. */
 function reinforcementBody(method: Fields, { beta: _, ...filled }: Texts): Fields {
-  const asked = (method.reinforcement ?? {}) as Fields;
-  const hyperparameters = { ...((asked.hyperparameters ?? {}) as Fields), ...sent(filled) };
-  return { method: { type: "reinforcement", reinforcement: { ...asked, hyperparameters } } };
+  const { environment, ...asked } = (method.reinforcement ?? {}) as Fields;
+  const { arguments: args, ...where } = (environment ?? {}) as Fields; // it is asked for as args
+  const reinforcement = {
+    ...asked,
+    ...(environment ? { environment: { ...where, args: args ?? {} } } : {}),
+    hyperparameters: { ...((asked.hyperparameters ?? {}) as Fields), ...sent(filled) },
+  };
+  return { method: { type: "reinforcement", reinforcement } };
 }
 
 export function learnFrom(format: string | null): Learn {
