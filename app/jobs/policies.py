@@ -115,7 +115,7 @@ def _grader(asked: Reinforcement) -> dict[str, object] | None:
 def _environment(asked: EnvironmentIn) -> EnvironmentSpec:
     return EnvironmentSpec(
         name=asked.name,
-        arguments=check_arguments(asked.name, asked.args),
+        args=check_arguments(asked.name, asked.args),
         max_turns=asked.max_turns,
         timeout_s=asked.timeout_s,
     )

@@ -71,7 +71,7 @@ class EnvironmentSpec(Frozen):
     """
 
     name: str
-    arguments: dict[str, JsonValue]
+    args: dict[str, JsonValue]
     max_turns: int = Field(ge=1)
     timeout_s: FiniteFloat = Field(gt=0)
 

@@ -76,7 +76,7 @@ def test_a_job_in_an_environment_is_resolved_and_shown(http: httpx.Client, episo
     job = submit(http, episodes, method=acting(algorithm="gigpo")).json()
 
     told = job["method"]["reinforcement"]
-    assert told["environment"]["arguments"] == {"width": 4, "height": 3, "max_steps": 40}
+    assert told["environment"]["args"] == {"width": 4, "height": 3, "max_steps": 40}
     assert (told["step_discount"], told["step_weight"], told["episode_weight"]) == (0.95, 1.0, 1.0)
     assert told["grader"] is None and told["max_completion_tokens"] == 32
     assert (

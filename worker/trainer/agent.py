@@ -16,8 +16,9 @@ from torch import Tensor
 from app.jobs.spec import ReinforcementSpec, Turn
 from worker.trainer.advantages import Advantages, group_in_group
 from worker.trainer.episodes import Arena, Episode, play
-from worker.trainer.policy import PolicyTrainer, cut
+from worker.trainer.policy import PolicyTrainer
 from worker.trainer.prompts import Script
+from worker.trainer.sampling import Sampler
 
 
 class AgentTrainer(PolicyTrainer):
@@ -53,7 +54,7 @@ class AgentTrainer(PolicyTrainer):
             self.arena,
             [json.loads(prompt) for prompt in prompts],
             self.script,
-            lambda contexts: self._generate_single_turn(contexts, None, {}, 1)[0],
+            self._sampler(),
             max_turns=environment.max_turns,
             room=self.max_length - self.asked.max_completion_tokens,
         )
@@ -66,6 +67,15 @@ class AgentTrainer(PolicyTrainer):
             "logprobs": None,
             "env_mask": [[int(o >= 0) for o in episode.owners or [-1]] for episode in self._played],
         }
+
+    def _sampler(self) -> Sampler:
+        return Sampler(
+            self.accelerator.unwrap_model(self.model),
+            temperature=self.asked.temperature,
+            max_tokens=self.asked.max_completion_tokens,
+            ends=self.eos_token_ids,
+            autocast=self.accelerator.autocast,
+        )
 
     def _note_played(self) -> None:
         whole = [episode for episode in self._played if episode.failure is None]
@@ -107,8 +117,8 @@ class AgentTrainer(PolicyTrainer):
             for action in episode.actions:
                 turns.append(
                     Turn(
-                        observation=cut(action.observation),
-                        action=cut(action.text),
+                        observation=action.observation,
+                        action=action.text,
                         reward=action.reward,
                         valid=action.valid,
                         episode_advantage=float(found.episode[place]),

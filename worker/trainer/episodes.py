@@ -9,7 +9,8 @@ from worker.trainer.faults import RunError
 from worker.trainer.prompts import Script
 
 INVALID_COST = 0.1  # of an action that is none, before returns are discounted (GiGPO, app. E)
-Sample = Callable[[Sequence[list[int]]], list[list[int]]]  # contexts → what the policy goes on with
+# From the contexts of the episodes that go on, by their places, to what the policy writes next.
+Sample = Callable[[Mapping[int, list[int]]], dict[int, list[int]]]
 
 
 class Arena(Protocol):
@@ -101,8 +102,7 @@ def play(
         going = [place for place, episode in enumerate(episodes) if episode.now is not None]
         if not going:
             break
-        contexts = [episodes[place].prompt + episodes[place].ids for place in going]
-        written = dict(zip(going, sample(contexts), strict=True))
+        written = sample({place: episodes[place].prompt + episodes[place].ids for place in going})
         actions = {place: script.said(tokens) for place, tokens in written.items()}
         for place, outcome in arena.step(actions).items():
             episodes[place].act(written[place], actions[place], outcome)

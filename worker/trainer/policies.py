@@ -85,7 +85,7 @@ def _hosts(spec: TrainSpec, asked: ReinforcementSpec) -> Hosts:
     try:
         return Hosts(
             environment.name,
-            environment.arguments,
+            environment.args,
             slots=spec.training.batch_size * asked.group_size,
             timeout_s=environment.timeout_s,
         )

@@ -22,17 +22,19 @@ from torch.utils.data import Sampler
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from app.errors import InvalidRequest
 from app.graders.schemas import Grader
 from app.graders.service import grade
-from app.jobs.spec import ReinforcementSpec, RolloutSampled, Turn
+from app.jobs.spec import ReinforcementSpec, RolloutSampled, Turn, Warned
 from worker.rundir import CHECKPOINT, step_of
 from worker.trainer import distributed
 
 REFERENCE_FILE, ROLLOUTS_FILE = "reference.safetensors", "rollouts.safetensors"
 SHOWN_STEPS = 50  # of a run, about, of which a group of rollouts is kept to look at
-SHOWN_CHARACTERS = 4_000  # of a text in them
+SHOWN_CHARACTERS = (4_000, 500, 50)  # of a text in them: as many as leave one a short line
+SHOWN_BYTES = 1 << 19  # half of what is read of the run's events at once
 
-Tell = Callable[[RolloutSampled], None]
+Tell = Callable[[RolloutSampled | Warned], None]
 
 
 class StartingPoint:
@@ -163,7 +165,9 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         prefix = "" if self.model.training else "eval_"
         noted = self._of_rollouts.pop(self._mode, {})
-        logs |= {f"{prefix}{name}": sum(values) / len(values) for name, values in noted.items()}
+        logs |= {
+            f"{prefix}{name}": sum(values) / len(values) for name, values in noted.items() if values
+        }
         super().log(logs, start_time)
 
     @property
@@ -173,11 +177,20 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped
         return self._mode == "train" and self.state.global_step % every == 0
 
     def show(self, index: int, *, turns: Sequence[Turn], **told: Any) -> None:
-        """Tell of a rollout of the first group."""
+        """Tell of a rollout of the first group, its texts cut to what a line may hold."""
         step = self.state.global_step + 1
-        self._tell(
-            RolloutSampled(at=time.time(), step=step, index=index, turns=tuple(turns), **told)
-        )
+        for most in SHOWN_CHARACTERS:
+            short = tuple(_cut(turn, most) for turn in turns)
+            event = RolloutSampled(at=time.time(), step=step, index=index, turns=short, **told)
+            if len(event.model_dump_json()) <= SHOWN_BYTES:
+                break
+        self._tell(event)
+
+
+def _cut(turn: Turn, most: int) -> Turn:
+    texts = {name: getattr(turn, name) for name in ("observation", "action")}
+    cut = {name: f"{text[: most - 1]}\u2026" for name, text in texts.items() if len(text) > most}
+    return turn.model_copy(update=cut) if cut else turn
 
 
 class GradedTrainer(PolicyTrainer):
@@ -185,18 +198,30 @@ class GradedTrainer(PolicyTrainer):
 
     def __init__(self, *args: Any, grader: Grader, **kwargs: Any) -> None:
         self.grader = grader
+        self._told_of_ungraded = False
         super().__init__(*args, **kwargs)
 
     def rewards(
         self, prompts: Sequence[str], completions: Sequence[str], **rows: Any
     ) -> list[float | None]:
         found = [
-            grade(self.grader, sample=answer, item=json.loads(row)).reward
+            self._reward(answer, json.loads(row))
             for answer, row in zip(completions, rows["item"], strict=True)
         ]
         lengths = [len(ids) for ids in rows["completion_ids"]]
-        self.note(reward_mean=found, completion_length=lengths)
-        return [*found]
+        graded = [reward for reward in found if reward is not None]
+        self.note(reward_mean=graded, completion_length=lengths)
+        return found
+
+    def _reward(self, answer: str, row: Any) -> float | None:
+        try:
+            return grade(self.grader, sample=answer, item=row).reward
+        except InvalidRequest as error:
+            if not self._told_of_ungraded:
+                message = f"An answer cannot be graded, and nothing is learned from it: {error}"
+                self._tell(Warned(at=time.time(), code="not_graded", message=message))
+                self._told_of_ungraded = True
+            return None
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -211,8 +236,8 @@ class GradedTrainer(PolicyTrainer):
         group = islice(zip(*columns, strict=True), self.num_generations)
         for index, (prompt, answer, reward, advantage) in enumerate(group):
             turn = Turn(
-                observation=cut(prompt),
-                action=cut(answer),
+                observation=prompt,
+                action=answer,
                 reward=reward,
                 valid=True,
                 episode_advantage=advantage,
@@ -222,8 +247,3 @@ class GradedTrainer(PolicyTrainer):
                 shared=None,
             )
             self.show(index, reward=reward, turns=[turn], success=None, failure=None)
-
-
-def cut(text: str) -> str:
-    """Return as much of a text as is shown."""
-    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "\u2026"

@@ -177,7 +177,8 @@ def peak_bytes() -> int:
 
 def _ours(logs: dict[str, Any]) -> dict[str, float]:
     """Return the Trainer's metrics under our names, without those that nobody asked for."""
-    return {ours: float(logs[theirs]) for theirs, ours in RENAMED.items() if theirs in logs}
+    found = {ours: logs.get(theirs) for theirs, ours in RENAMED.items()}
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def _tells_of_evaluation(metrics: dict[str, float]) -> bool:

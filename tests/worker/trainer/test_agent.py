@@ -14,7 +14,7 @@ from worker.trainer.faults import RunError
 
 KEY_DOOR = {
     "name": "key-door",
-    "arguments": {"width": 3, "height": 2, "max_steps": 8},
+    "args": {"width": 3, "height": 2, "max_steps": 8},
     "max_turns": 8,
     "timeout_s": 30.0,
 }

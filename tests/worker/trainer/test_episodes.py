@@ -78,24 +78,13 @@ def played(
     said = [iter(line) for line in lines]
     arena = arena or Here()
 
-    def sample(contexts: Sequence[list[int]]) -> list[list[int]]:
+    def sample(contexts: Mapping[int, list[int]]) -> dict[int, list[int]]:
         eos = [script.tokenizer.eos_token_id] if ends else []
-        going = [each for slot, each in enumerate(said) if _goes_on(arena, slot)]
-        assert len(going) == len(contexts)
-        texts = [next(each, "wait") for each in going]
-        return [
-            script.tokenizer(text, add_special_tokens=False)["input_ids"] + eos for text in texts
-        ]
+        texts = [next(said[place], "wait") for place in contexts]
+        ids = script.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return {place: action + eos for place, action in zip(contexts, ids, strict=True)}
 
     return play(arena, [EPISODE] * len(lines), script, sample, max_turns=max_turns, room=room)
-
-
-def _goes_on(arena: Here, slot: int) -> bool:
-    return arena._breaks.get(slot) != arena._taken[slot] and not _solved(arena.worlds[slot])
-
-
-def _solved(world: KeyDoor) -> bool:
-    return world._state.at == world._world.goal
 
 
 def way() -> list[str]:

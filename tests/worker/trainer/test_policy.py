@@ -24,7 +24,7 @@ from tests.worker.trainer.warm import Warm, warm
 from worker.rundir import Placement, RunDir
 from worker.trainer.faults import RunError
 from worker.trainer.methods import TRAINABLE
-from worker.trainer.policy import SHOWN_CHARACTERS, GradedTrainer, cut
+from worker.trainer.policy import SHOWN_CHARACTERS, GradedTrainer
 from worker.trainer.prompts import Script, encode_prompts
 
 GRADER = {
@@ -47,6 +47,7 @@ POLICY: dict[str, Any] = {
     "normalization": "std",
 }
 ROWS = [{"messages": [{"role": "user", "content": f"{n}?"}], "want": "e"} for n in range(12)]
+LONG = [{"messages": [{"role": "user", "content": f"{n}" * 70}], "want": "e"} for n in range(9)]
 SHORT = {"batch_size": 4, "micro_batch_size": 8, "n_epochs": 2}
 METHODS = ["lora", "adalora", "pissa", "full"]
 
@@ -180,9 +181,27 @@ def test_a_group_of_each_step_is_shown(models_dir: Path, tmp_path: Path):
     assert all(abs(total) < 1e-4 for total in means.values())
 
 
-def test_long_texts_are_cut_where_they_are_shown():
-    assert cut("a" * SHOWN_CHARACTERS) == "a" * SHOWN_CHARACTERS
-    assert len(cut("a" * 10_000)) == SHOWN_CHARACTERS
+def test_long_texts_are_cut_to_what_a_line_of_the_events_may_hold(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("worker.trainer.policy.SHOWN_BYTES", 100)
+    run = train_here(make(tmp_path / "run", models_dir, rows=LONG, total_steps=1))
+
+    for each in of_type(run, RolloutSampled):
+        assert len(each.turns[0].observation) == SHOWN_CHARACTERS[-1]
+        assert each.turns[0].observation.endswith("\u2026")
+
+
+def test_an_answer_that_cannot_be_graded_teaches_nothing_and_is_told_of_once(
+    models_dir: Path, tmp_path: Path
+):
+    rows = [row | {"want": "e" * 200_000} for row in ROWS]
+
+    run = train_here(make(tmp_path / "run", models_dir, rows=rows))
+
+    (warned,) = of_type(run, Warned)
+    assert warned.code == "not_graded" and "too long" in warned.message
+    assert all("train_reward_mean" not in event.metrics for event in of_type(run, StepDone))
 
 
 @pytest.mark.parametrize("method", METHODS)

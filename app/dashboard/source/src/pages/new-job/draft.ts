@@ -139,11 +139,9 @@ export function bodyOf(draft: Draft): Fields {
 
 /** Write how a reinforcement job that was cloned learns: as it did, but for what the form has fields for. */
 function reinforcementBody(method: Fields, { beta: _, ...filled }: Texts): Fields {
-  const { environment, ...asked } = (method.reinforcement ?? {}) as Fields;
-  const { arguments: args, ...where } = (environment ?? {}) as Fields; // it is asked for as args
+  const asked = (method.reinforcement ?? {}) as Fields;
   const reinforcement = {
     ...asked,
-    ...(environment ? { environment: { ...where, args: args ?? {} } } : {}),
     hyperparameters: { ...((asked.hyperparameters ?? {}) as Fields), ...sent(filled) },
   };
   return { method: { type: "reinforcement", reinforcement } };
