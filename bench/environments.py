@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from app.environments.catalog import check_arguments, runnable
+from app.environments.arguments import check_arguments
+from app.environments.catalog import runnable
 from app.environments.installed import installed
 from bench.result import JsonFile, Line, Target, alone, compared, report
 from worker.environments import frozen_lake, key_door

@@ -38,9 +38,8 @@ class TextGame:
     def begin(self, task: Callable[[Any], str], scene: Callable[[Any], str]) -> Outcome:
         """Start over; `task` and `scene` find what to do, and what is seen, in the first state."""
         self._state = self._game.reset()
-        self._task = task(self._state)
         self._steps = 0
-        return self._outcome(scene(self._state))
+        return self._outcome(f"{scene(self._state)}\nTask: {task(self._state)}")
 
     def act(self, action: str) -> Outcome:
         """Give a command, written in whatever case and with whatever spaces."""
@@ -59,11 +58,10 @@ class TextGame:
     def _outcome(self, seen: str, *, valid: bool = True) -> Outcome:
         state, won, lost = self._state, bool(self._state.won), bool(self._state.lost)
         facts = sorted(fact for fact in map(str, state.facts) if not fact.startswith(self._marks))
-        lines = [seen, f"Task: {self._task}"]
         if self._commands_are_told and not won:
-            lines.append(f"Commands: {', '.join(state.admissible_commands)}")
+            seen += f"\nCommands: {', '.join(state.admissible_commands)}"
         return Outcome(
-            observation="\n".join(lines),
+            observation=seen,
             state=digest(self._name, won, lost, facts),
             reward=float(won),
             done=won or lost or self._steps >= self._max_steps,

@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from app.environments import catalog
+from app.environments.arguments import check_arguments
 from tests.environments import register
 
 PAGE = Path(__file__).parents[3] / "docs" / "environments.md"
@@ -23,7 +24,7 @@ def test_the_documentations_own_environment_is_found_and_played(
     monkeypatch.syspath_prepend(register(tmp_path / "docs", {"guess": "guess_of_the_page:Guess"}))
     catalog.known.cache_clear()
 
-    arguments = catalog.check_arguments("guess", {"highest": 20})
+    arguments = check_arguments("guess", {"highest": 20})
     game = module.Guess(module.GuessArguments(**arguments))
     said = game.reset({"seed": 7})
     while not said.done:
