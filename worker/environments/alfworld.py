@@ -143,9 +143,10 @@ def _kind(identifier: str) -> str:
 
 
 def _is(path: Path, arguments: AlfWorldArguments) -> bool:
-    task, split = path.parts[-3], path.parts[-4]
-    supported = not any(word in task for word in UNSUPPORTED)
-    return supported and split == arguments.split and task.startswith(f"{arguments.kind or ''}")
+    task = path.parent.parent
+    supported = not any(word in task.name for word in UNSUPPORTED)
+    in_split = task.parent.name == arguments.split
+    return supported and in_split and task.name.startswith(arguments.kind or "")
 
 
 def _task(state: Any) -> str:
