@@ -5,6 +5,7 @@ import typer
 from app import commands
 from app.client import adapters, compare, demo, submit
 from app.client.errors import EXIT_CODES
+from app.environments import commands as environments
 from app.files import commands as files
 from app.jobs import commands as jobs
 from app.keys import commands as keys
@@ -32,6 +33,7 @@ main.command("export")(adapters.export)
 main.add_typer(jobs.app, name="jobs")
 main.add_typer(files.app, name="files")
 main.add_typer(models.app, name="models")
+main.add_typer(environments.app, name="environments")
 
 main.command("up", rich_help_panel=OPERATING)(commands.start)
 main.command("worker", rich_help_panel=OPERATING)(commands.work)

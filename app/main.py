@@ -14,6 +14,7 @@ from app.broker import Bell, make_celery
 from app.comparisons import routes as comparisons
 from app.dashboard import pages as dashboard
 from app.db import connected
+from app.environments import routes as environments
 from app.files import routes as files
 from app.graders import routes as graders
 from app.integrations import routes as integrations
@@ -93,7 +94,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     limits.install(app, timeout_s=settings.client_timeout_s)
     web.install(app)
     tenants = (organizations, operation, keys, webhooks, integrations)
-    tuning = (jobs, stability, comparisons, permissions, graders)
+    tuning = (jobs, stability, comparisons, permissions, graders, environments)
     for part in (*tuning, files, uploads, models, previews, workers, *tenants, health, metrics):
         app.include_router(part.router)
     openapi.install(app)

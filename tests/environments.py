@@ -1,19 +1,9 @@
-"""Environments as an installation registers them, whatever the one that runs the tests knows."""
+"""Environments as an installation registers them."""
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 from app.environments.installed import GROUP
-
-ROOT = Path(__file__).parents[1]
-
-
-def of_basin() -> dict[str, str]:
-    """Basin's own: name → MODULE:CLASS."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found: dict[str, str] = project["entry-points"][GROUP]
-    return found
 
 
 def register(folder: Path, environments: Mapping[str, str]) -> Path:

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Database, connected
+from app.environments.catalog import runnable
 from app.jobs import lease, queue
 from app.settings import Settings
 from app.sweep import sweep_storage
@@ -49,6 +50,7 @@ async def beat(
     hostname: str,
     devices: DevicePool,
     described: Sequence[Hardware],
+    environments: Sequence[str],
     previews_on: str | None,
 ) -> None:
     """Write down that this worker is alive, what it has, and how it fares."""
@@ -56,6 +58,7 @@ async def beat(
     has = {
         "all": list(devices.all),
         "hardware": [asdict(each) for each in described],
+        "environments": list(environments),
         "preview": previews_on,
     }
     async with db.transaction() as tx:
@@ -95,6 +98,7 @@ async def pulse(
     What waits is started here, without a message: it needs neither Redis nor Celery.
     """
     described = await asyncio.to_thread(hardware, devices.all)
+    environments = await asyncio.to_thread(runnable)
     async with connected(database_url) as db:
         while not stop.is_set():
             try:
@@ -104,6 +108,7 @@ async def pulse(
                     hostname=hostname,
                     devices=devices,
                     described=described,
+                    environments=environments,
                     previews_on=previews_on,
                 )
                 if await sweep(db) and devices.free:

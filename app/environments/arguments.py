@@ -3,14 +3,12 @@
 import json
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import ValidationError
 
-from app.environments.installed import installed
+from app.environments.catalog import known
 from app.errors import InvalidRequest
 
 WHERE = "method.reinforcement.environment"
-STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 def check_arguments(name: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -19,13 +17,13 @@ def check_arguments(name: str, args: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidRequest: none is called that, or one is not what it takes.
     """
-    known = installed()
-    if name not in known:
-        there = ", ".join(known) or "none"
+    kinds = known()
+    if name not in kinds:
+        there = ", ".join(kinds) or "none"
         raise InvalidRequest(
             f"No environment {name!r} is installed; there are {there}.", param=f"{WHERE}.name"
         )
-    adapter = adapter_of(known[name].load())
+    adapter = kinds[name].arguments
     try:
         found = adapter.validate_json(json.dumps(args))  # as JSON, where an object is enough
     except ValidationError as error:
@@ -35,8 +33,3 @@ def check_arguments(name: str, args: dict[str, Any]) -> dict[str, Any]:
         raise InvalidRequest(message, param=where) from error
     resolved: dict[str, Any] = adapter.dump_python(found, mode="json")
     return resolved
-
-
-def adapter_of(environment: Any) -> TypeAdapter[Any]:
-    """Return what reads an environment's arguments, and takes none that it does not know."""
-    return TypeAdapter(dataclass(frozen=True, config=STRICT)(environment.Arguments))

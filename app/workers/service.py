@@ -53,7 +53,10 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Node:
-    """A worker that was heard of lately; `devices` are its GPU indices, or cpu slots."""
+    """A worker that was heard of lately; `devices` are its GPU indices, or cpu slots.
+
+    `environments` are the names of those that agents can act in there.
+    """
 
     id: str
     hostname: str
@@ -62,6 +65,7 @@ class Node:
     seen_at: datetime
     leases: tuple[Lease, ...]
     hardware: tuple[Hardware, ...] = ()
+    environments: tuple[str, ...] = ()
     telemetry: Json = field(default_factory=dict)
 
     @property
@@ -84,6 +88,7 @@ async def alive(tx: AsyncSession) -> list[Node]:
             seen_at=worker.seen_at,
             leases=tuple(leases.get(worker.id, ())),
             hardware=tuple(Hardware(**each) for each in worker.devices.get("hardware", ())),
+            environments=tuple(worker.devices.get("environments", ())),
             telemetry=worker.telemetry,
         )
         for worker in workers

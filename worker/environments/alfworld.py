@@ -19,6 +19,8 @@ GAME = "game.tw-pddl"
 UNSUPPORTED = ("movable", "Sliced")  # kinds of games that ALFWorld leaves out itself
 INTRODUCTION = "-= Welcome to TextWorld, ALFRED! =-"
 TASK = "Your task is to: "
+# The engine keeps what is no more, the domain what was looked at, and the planner what follows.
+MARKS = ("not_", "checked(", "new-axiom@")
 
 Split = Literal["train", "valid_seen", "valid_unseen"]
 Kind = Literal[
@@ -97,6 +99,7 @@ class AlfWorld:
             name=file.parent.relative_to(file.parents[2]).as_posix(),
             max_steps=self._arguments.max_steps,
             commands_are_told=self._arguments.commands_are_told,
+            marks=MARKS,
         )
 
 
@@ -140,9 +143,10 @@ def _kind(identifier: str) -> str:
 
 
 def _is(path: Path, arguments: AlfWorldArguments) -> bool:
-    task, split = path.parts[-3], path.parts[-4]
-    supported = not any(word in task for word in UNSUPPORTED)
-    return supported and split == arguments.split and task.startswith(f"{arguments.kind or ''}")
+    task = path.parent.parent
+    supported = not any(word in task.name for word in UNSUPPORTED)
+    in_split = task.parent.name == arguments.split
+    return supported and in_split and task.name.startswith(arguments.kind or "")
 
 
 def _task(state: Any) -> str:

@@ -22,20 +22,24 @@ class TextGame:
         max_steps: int,
         commands_are_told: bool,
         clean: Callable[[str], str] = str.strip,
+        marks: tuple[str, ...] = (),
     ) -> None:
-        """Take a started textworld.Environment; `name` tells its states from those of others."""
+        """Take a started textworld.Environment; `name` tells its states from those of others.
+
+        `marks` is how facts begin that tell of the past, on which nothing depends any more.
+        """
         self._game = game
         self._name = name
         self._max_steps = max_steps
         self._commands_are_told = commands_are_told
         self._clean = clean
+        self._marks = marks
 
     def begin(self, task: Callable[[Any], str], scene: Callable[[Any], str]) -> Outcome:
         """Start over; `task` and `scene` find what to do, and what is seen, in the first state."""
         self._state = self._game.reset()
-        self._task = task(self._state)
         self._steps = 0
-        return self._outcome(scene(self._state))
+        return self._outcome(f"{scene(self._state)}\nTask: {task(self._state)}")
 
     def act(self, action: str) -> Outcome:
         """Give a command, written in whatever case and with whatever spaces."""
@@ -52,15 +56,15 @@ class TextGame:
         self._game.close()
 
     def _outcome(self, seen: str, *, valid: bool = True) -> Outcome:
-        state, won = self._state, bool(self._state.won)
-        lines = [seen, f"Task: {self._task}"]
+        state, won, lost = self._state, bool(self._state.won), bool(self._state.lost)
+        facts = sorted(fact for fact in map(str, state.facts) if not fact.startswith(self._marks))
         if self._commands_are_told and not won:
-            lines.append(f"Commands: {', '.join(state.admissible_commands)}")
+            seen += f"\nCommands: {', '.join(state.admissible_commands)}"
         return Outcome(
-            observation="\n".join(lines),
-            state=digest(self._name, won, bool(state.lost), sorted(map(str, state.facts))),
+            observation=seen,
+            state=digest(self._name, won, lost, facts),
             reward=float(won),
-            done=won or bool(state.lost) or self._steps >= self._max_steps,
+            done=won or lost or self._steps >= self._max_steps,
             success=won,
             valid=valid,
         )

@@ -7,7 +7,7 @@ import pytest
 
 from app.settings import GAMES_DIR
 from tests.conftest import SHARED
-from tests.environments import of_basin, register
+from tests.environments import register
 from worker.environments import alfworld, text_world
 
 MISBEHAVING = "tests.worker.environments.misbehaving"
@@ -21,7 +21,7 @@ def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "not-a-number": f"{MISBEHAVING}:NotANumber",
         "missing": "not_installed_here:Environment",
     }
-    folder = register(tmp_path / "registered", of_basin() | ours)
+    folder = register(tmp_path / "registered", ours)
     monkeypatch.syspath_prepend(folder)
     return folder
 

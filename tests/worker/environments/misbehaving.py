@@ -12,6 +12,8 @@ from typing import ClassVar
 
 from worker.environments.base import EnvironmentUnavailable, Outcome
 
+GARBAGE = {"garble": b"garbage\n", "garble endlessly": b"x" * (32 << 20)}
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -73,7 +75,7 @@ class Misbehaving:
         for number in range(3, 20):
             try:
                 if str(Path(f"/proc/self/fd/{number}").readlink()).startswith("pipe:"):
-                    os.write(number, b"garbage\n")
+                    os.write(number, GARBAGE[action])
             except OSError:
                 continue
         return "garbled"

@@ -1,6 +1,7 @@
 """FrozenLake, TextWorld and ALFWorld: what each has of its own."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import deque
@@ -166,6 +167,32 @@ def test_alfworlds_own_walkthrough_solves_its_game(games_dir: Path, kind: alfwor
     assert "Task: " in begun.observation and "_bar_" not in begun.observation
     assert all(each.valid and each.reward == 0 and not each.done for each in before)
     assert (last.reward, last.done, last.success) == (1, True, True)
+
+
+@pytest.mark.shared
+def test_a_household_is_in_the_same_state_whatever_was_only_looked_at(games_dir: Path):
+    game = AlfWorld(AlfWorldArguments(split="valid_seen", kind="pick_and_place_simple"))
+    begun = game.reset({"seed": 0}).observation
+    here, there = re.findall(r"go to \w+ \d+", begun.partition("Commands:")[2])[:2]
+    at_here, at_there = game.step(here).state, game.step(there).state
+
+    again = [game.step(action).state for action in (here, "look", "inventory", there, here)]
+
+    assert at_here != at_there
+    assert again == [at_here, at_here, at_here, at_there, at_here]
+
+
+def test_a_text_world_is_in_the_same_state_once_all_is_put_back(games_dir: Path):
+    game = TextWorld(TextWorldArguments(rooms=2))
+    begun = game.reset({"seed": 3})
+    carried = re.findall(r"drop ([^,]+)", begun.observation)[0]
+
+    dropped = game.step(f"drop {carried}")
+    taken = game.step(f"take {carried}")
+    looked = [game.step(word).state for word in ("look", "inventory", f"examine {carried}")]
+
+    assert dropped.valid and taken.valid
+    assert dropped.state != begun.state == taken.state and set(looked) == {begun.state}
 
 
 def test_alfworlds_things_are_numbered_as_in_its_walkthroughs():

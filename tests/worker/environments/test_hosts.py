@@ -72,6 +72,7 @@ def test_all_are_asked_before_one_is_waited_for():
         ("exit", "exit code 1: I am leaving"),
         ("segfault", "SIGSEGV"),
         ("garble", "no answer: b'garbage"),
+        ("garble endlessly", "a line without an end"),
         ("eat", "MemoryError"),
         ("flood", "File too large"),
     ],
@@ -109,14 +110,14 @@ def test_one_that_hangs_is_killed_with_whatever_it_started():
 
 
 def test_the_time_of_an_episode_is_what_it_was_waited_for_in_all():
-    with hosts(timeout_s=2) as one:
+    with hosts(timeout_s=3) as one:
         one.reset([EPISODE])
-        time.sleep(2)  # the model's own time
+        time.sleep(1.5)  # the model's own time
 
-        said = [one.step({0: "sleep 0.8"})[0] for _ in range(2)]
+        said = [one.step({0: "sleep 1"})[0] for _ in range(2)]
 
         assert [seen(each) for each in said] == ["2 slept", "3 slept"]
-        assert "longer than" in failure(one.step({0: "sleep 0.8"})[0])
+        assert "longer than" in failure(one.step({0: "sleep 2"})[0])
 
 
 @pytest.mark.parametrize("reward", ["nan", "inf", "-inf"])

@@ -46,7 +46,7 @@ CASES = {
         is_certain=False,
     ),
     "text-world": Case(text_world.TextWorld, {"rooms": 2}),
-    "alfworld": Case(alfworld.AlfWorld, {"split": "valid_seen"}),
+    "alfworld": Case(alfworld.AlfWorld, {"split": "valid_seen"}, walks=1),
 }
 
 
