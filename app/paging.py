@@ -1,5 +1,7 @@
 """Cursor pages as OpenAI's clients walk them: `after` names the last id seen."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -48,4 +50,16 @@ def list_out(items: list[Shown], *, has_more: bool) -> ListOut[Shown]:
         has_more=has_more,
         first_id=items[0].id if items else None,
         last_id=items[-1].id if items else None,
+    )
+
+
+def list_json(items: Mapping[str, bytes], *, has_more: bool) -> bytes:
+    """Put a page on the wire whose items, by id, are JSON already."""
+    ids = list(items)
+    first, last = (json.dumps(ids[end]).encode() if ids else b"null" for end in (0, -1))
+    return b'{"object":"list","data":[%b],"has_more":%b,"first_id":%b,"last_id":%b}' % (
+        b",".join(items.values()),
+        b"true" if has_more else b"false",
+        first,
+        last,
     )

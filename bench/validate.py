@@ -20,7 +20,19 @@ MARK = b"@@@@@@"  # stands for the number of the block, which makes every row an
 WORDS = ("the", "model", "learns", "what", "an", "answer", "looks", "like", "from", "examples")
 ONE_LINE = "one line"
 FAST, LEAN = Target(sign="≥", bound=50), Target(sign="≤", bound=32)
-KINDS = ("chat", "brief", "weights", "short", "tools", "unicode", "preference", "long")
+KINDS = (
+    "chat",
+    "brief",
+    "weights",
+    "masked",
+    "tiny",
+    "short",
+    "tools",
+    "brief_tools",
+    "unicode",
+    "preference",
+    "long",
+)
 
 Check = Callable[[Iterator[bytes]], int]
 
@@ -131,8 +143,11 @@ def _line(kind: str, number: int, draw: random.Random) -> bytes:
         "chat": lambda: {"messages": [question, answer]},
         "brief": lambda: {"messages": [brief, short]},
         "weights": lambda: {"messages": [brief, short | {"weight": 1}]},
+        "masked": lambda: {"messages": [brief, short | {"weight": 0}, brief, short]},
+        "tiny": lambda: {"text": f"{number}@@@@@@"},
         "short": lambda: {"text": f"{number} @@@@@@ {text(4)}", "label": number % 2},
         "tools": lambda: {"messages": [question, *_called(number), answer], "tools": [_TOOL]},
+        "brief_tools": lambda: {"messages": [brief, *_called(number), short], "tools": [_TINY]},
         "unicode": lambda: {"messages": [question, answer | {"content": "é – „Straße“ 😀 " * 20}]},
         "preference": lambda: {
             "input": {"messages": [question]},
@@ -156,6 +171,7 @@ _TOOL = {
         "parameters": {"type": "object", "properties": {"a": {"type": "number"}}},
     },
 }
+_TINY = {"type": "function", "function": {"name": "add"}}
 
 
 def _called(number: int) -> list[dict[str, object]]:

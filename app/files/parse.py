@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,8 @@ _MARK = (
 _BETWEEN = b",%d," % _MARK
 _DIGITS_AND_E = bytes.maketrans(b"123456789E", b"000000000e")
 _EXPONENT, _LONG = b"0e", b"0" * (MAX_DIGITS + 1)
+# As a number begins outside strings; a key or an id such as "call_9e3" does not.
+_NUMBER = re.compile(rb"[\s:,\[]-?(?:[0-9.]+[eE]|[0-9]{%d})" % (MAX_DIGITS + 1))
 
 MAGIC = {
     b"\x1f\x8b": "compressed (gzip); send the plain file",
@@ -58,26 +61,31 @@ def parse_row(line: bytes) -> Row:
 
 
 def parse_many(lines: Sequence[bytes]) -> list[Row] | None:
-    """Read lines at once, each as `parse_row` does; None where one is refused, or might be.
+    """Read lines at once, each as `parse_row` does; None where one is refused, or might be."""
+    rows = values_of(lines)
+    if rows is None or {*map(type, rows)} != {dict}:
+        return None
+    # The array is one level more, at which jiter stops: these rows are not too deep.
+    text = b",".join(lines)
+    suspicious = _may_have_suspicious_number(text) and not all(map(_is_plain, rows))
+    return None if suspicious and _NUMBER.search(text) else rows
 
-    As elements of one array, with a secret number between every two. Only if each line is one whole
-    value does the number come back in every second place, so no line can lean on its neighbour.
+
+def values_of(texts: Sequence[bytes]) -> list[Any] | None:
+    """Read texts at once, each one JSON value; None where one is not, or might not be.
+
+    As elements of one array, with a secret number between every two. Only if each text is one whole
+    value does the number come back in every second place, so none can lean on its neighbour.
     """
-    block = b"[%b]" % _BETWEEN.join(lines)
+    block = b"[%b]" % _BETWEEN.join(texts)
     if len(block) > MAX_BLOCK_BYTES:
         return None
     try:
         found = from_json(block, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
     except ValueError:
         return None
-    rows: list[Row] = found[::2]
-    alternate = len(found) == 2 * len(lines) - 1 and found[1::2].count(_MARK) == len(lines) - 1
-    if not alternate or {*map(type, rows)} != {dict}:
-        return None
-    # The array is one level more, at which jiter stops: these rows are not too deep.
-    if _has_suspicious_number(block) and not all(map(_is_plain, rows)):
-        return None
-    return rows
+    alternate = len(found) == 2 * len(texts) - 1 and found[1::2].count(_MARK) == len(texts) - 1
+    return found[::2] if alternate else None
 
 
 def parse_exactly(line: bytes) -> Row:
@@ -139,12 +147,14 @@ def _is_suspicious(line: bytes) -> bool:
 
     jiter reads 1e400 as infinity, integers of any length, and one level more.
     """
-    return line.count(b"[") + line.count(b"{") > MAX_DEPTH or _has_suspicious_number(line)
+    deep = line.count(b"[") + line.count(b"{") > MAX_DEPTH
+    return deep or (_may_have_suspicious_number(line) and _NUMBER.search(line) is not None)
 
 
-def _has_suspicious_number(text: bytes) -> bool:
-    numbers = text.translate(_DIGITS_AND_E)
-    return _EXPONENT in numbers or _LONG in numbers
+def _may_have_suspicious_number(text: bytes) -> bool:
+    """Return whether `_NUMBER`, which is slow, may find something."""
+    digits = text.translate(_DIGITS_AND_E)
+    return _EXPONENT in digits or _LONG in digits
 
 
 _TOO_DEEP = f"nested too deeply, more than {MAX_DEPTH} levels"

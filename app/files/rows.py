@@ -10,6 +10,7 @@ from app.files.plain import are_plain
 See = Callable[[int, bytes, Row], None]
 
 LINES_AT_ONCE = 64  # enough to spare most of the work for each; few, for one doubt slows them all
+BYTES_AT_ONCE = 8 << 10  # of shorter lines, at which what is done once for all still shows
 MIN_ROWS = 10
 MAX_PROBLEMS = 20
 MAX_LINE_BYTES = 2 << 20
@@ -42,8 +43,7 @@ class RowChecker:
         if newline:
             self._check(bytes(self._partial))
             *lines, last = rest.split(b"\n")
-            for start in range(0, len(lines), LINES_AT_ONCE):
-                self._check_many(lines[start : start + LINES_AT_ONCE])
+            self._check_all(lines, max(LINES_AT_ONCE, BYTES_AT_ONCE * len(lines) // len(data)))
             self._partial = bytearray(last)
         if len(self._partial) > MAX_LINE_BYTES and not self.given_up:
             self._line += 1
@@ -61,14 +61,20 @@ class RowChecker:
             )
         return self.problems
 
+    def _check_all(self, lines: Sequence[bytes], at_once: int) -> None:
+        for start in range(0, len(lines), at_once):
+            self._check_many(lines[start : start + at_once])
+
     def _check_many(self, lines: Sequence[bytes]) -> None:
         """Check lines as `_check` does each, with less work for each where they are plain."""
         rows = parse_many(lines) if self.format and not self.given_up else None
-        if rows is None:
+        if rows and self.format and are_plain(rows, self.format, self._label_type):
+            self._take_plain(lines, rows)
+        elif len(lines) > LINES_AT_ONCE:
+            self._check_all(lines, LINES_AT_ONCE)
+        elif rows is None:
             for line in lines:
                 self._check(line)
-        elif self.format and are_plain(rows, self.format, self._label_type):
-            self._take_plain(lines, rows)
         else:
             for line, row in zip(lines, rows, strict=True):
                 self._line += 1

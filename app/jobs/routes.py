@@ -30,10 +30,12 @@ from app.jobs.schemas import (
     job_out,
     rollouts_out,
 )
+from app.jobs.shown import Kept
 from app.jobs.states import JobStatus
 from app.jobs.stream import Live, Position
 from app.jobs.submissions import Request as Submitted
-from app.paging import ListOut, list_out
+from app.jobs.waits import Lookout
+from app.paging import ListOut, list_json, list_out
 from app.web import (
     STREAM,
     WATCHER,
@@ -62,7 +64,7 @@ async def _name_job(request: Request) -> None:
 router = APIRouter(
     prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], dependencies=[Depends(_name_job)]
 )
-TAR, BYTES = "application/x-tar", "application/octet-stream"
+JSON, TAR, BYTES = "application/json", "application/x-tar", "application/octet-stream"
 ARCHIVE, ONE_FILE = downloads(TAR), downloads(BYTES)
 # One of a stream; `data` is JSON.
 MESSAGE = {
@@ -75,6 +77,16 @@ METADATA = re.compile(r"metadata\[(.+)\]")
 async def _live(request: Request) -> Live:
     live: Live = request.app.state.live
     return live
+
+
+async def _kept(request: Request) -> Kept:
+    kept: Kept = request.app.state.kept
+    return kept
+
+
+async def _lookout(request: Request) -> Lookout:
+    lookout: Lookout = request.app.state.lookout
+    return lookout
 
 
 async def _metadata(request: Request) -> dict[str, str]:
@@ -108,28 +120,41 @@ async def create_job(
 
 @router.get("", response_model=ListOut[JobOut])
 async def list_jobs(
-    tx: ReadTx,
+    db: Db,
     caller: Caller,
+    kept: Annotated[Kept, Depends(_kept)],
+    lookout: Annotated[Lookout, Depends(_lookout)],
     metadata: Annotated[dict[str, str], Depends(_metadata)],
     *,
     status: Annotated[JobStatus | None, Query(description="All by default.")] = None,
     after: After = None,
     limit: Limit = 20,
-) -> ListOut[JobOut]:
+) -> Response:
     """List your jobs, newest first; metadata[key]=value keeps those that carry it."""
-    page = await service.list_jobs(
-        tx, caller.organization_id, status=status, metadata=metadata, after=after, limit=limit
-    )
-    places = await service.queue_places(tx, page.data)
-    shown = [job_out(job, places.get(job.id)) for job in page.data]
-    return list_out(shown, has_more=page.has_more)
+    async with db.reading() as tx:
+        page = await service.list_jobs(
+            tx,
+            caller.organization_id,
+            status=status,
+            metadata=metadata,
+            after=after,
+            limit=limit,
+            kept=kept,
+        )
+    # The connection is given back by now: who waits for the look would hold it.
+    queue = await lookout.see(job.waiting for job in page.data if job.waiting)
+    shown = {job.id: job.json(queue.get(job.id)) for job in page.data}
+    return Response(list_json(shown, has_more=page.has_more), media_type=JSON)
 
 
 @router.get("/{job_id}", response_model=JobOut)
-async def get_job(job_id: str, tx: ReadTx, caller: Caller) -> JobOut:
+async def get_job(
+    job_id: str, db: Db, caller: Caller, lookout: Annotated[Lookout, Depends(_lookout)]
+) -> JobOut:
     """Show a job: status, progress, place in the queue, the resolved spec."""
-    job = await service.get(tx, caller.organization_id, job_id)
-    return job_out(job, await service.queue_place(tx, job))
+    async with db.reading() as tx:
+        job = await service.get(tx, caller.organization_id, job_id)
+    return job_out(job, await lookout.see_one(job))
 
 
 @router.post("/{job_id}/cancel", response_model=JobOut)

@@ -1,14 +1,14 @@
 """Jobs as their owner sees them: submit, look, cancel."""
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import bindparam, func, select, tuple_, update
+from sqlalchemy import Select, bindparam, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import audit, blobs, tracing
@@ -20,14 +20,14 @@ from app.files import service as files
 from app.ids import new_id
 from app.integrations import forwards
 from app.integrations import service as integrations
-from app.jobs import defaults, events, lease, queue, rollouts, sources, submissions
+from app.jobs import defaults, events, lease, rollouts, sources, submissions, waits
 from app.jobs.buckets import buckets
 from app.jobs.compatible import check_asked, check_formats
 from app.jobs.defaults import Facts
 from app.jobs.events import EventType
-from app.jobs.queue import Place
 from app.jobs.rollouts import Group
 from app.jobs.schemas import CreateJob, QueueOut, Series, number_out
+from app.jobs.shown import VERSION, Kept, ShownJob
 from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
 from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.submissions import Request
@@ -38,14 +38,13 @@ from app.paging import Page, cut
 from app.permissions.service import readable_by
 from app.settings import ApiSettings
 from app.tables import Attempt, Checkpoint, File, Job, JobEvent, LogChunk, Metric, Rollout
-from app.workers import service as workers
-from app.workers.service import Node
 
 log = structlog.get_logger()
 
 RAW, MINMAX = ("name", "step", "value"), ("name", "first", "low", "high", "mean")
 MAX_RAW_VALUES = 200_000  # of an answer with every value of a metric
 LOG_CHUNKS_A_PAGE = 100
+AS_IT_IS = {"populate_existing": True}  # what the session has seen of a row before is not used
 # Asked at each look at a job, hence made once.
 _OWN_JOB = select(Job).where(
     Job.id == bindparam("job_id"), Job.organization_id == bindparam("organization_id")
@@ -165,36 +164,7 @@ async def _readable(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
 
 async def queue_place(tx: AsyncSession, job: Job) -> QueueOut | None:
     """Return where a queued job stands among all that wait."""
-    return (await queue_places(tx, [job])).get(job.id)
-
-
-async def queue_places(tx: AsyncSession, jobs: Sequence[Job]) -> dict[str, QueueOut]:
-    """Return where the queued ones of some jobs stand among all that wait, by their ids."""
-    waiting = [job for job in jobs if job.status == JobStatus.QUEUED]
-    if not waiting:
-        return {}
-    places = await queue.places(tx, [job.id for job in waiting])
-    nodes = await workers.alive(tx)
-    typical_s = await workers.median_duration_s(tx) if nodes else None
-    return {
-        job.id: _queue_out(job, places[job.id], nodes, typical_s)
-        for job in waiting
-        if job.id in places  # else a worker took it this moment
-    }
-
-
-def _queue_out(job: Job, place: Place, nodes: Sequence[Node], typical_s: float | None) -> QueueOut:
-    ahead = place.number - 1
-    needed = int(job.spec["resources"]["gpus"])
-    wait_s = workers.wait_s(nodes, needed=needed, ahead=ahead, typical_s=typical_s)
-    return QueueOut(
-        position=place.number,
-        ahead=ahead,
-        eta_s=None if place.full else wait_s,
-        reason=workers.why_waiting(
-            nodes, needed=needed, ahead=ahead, retry_at=job.retry_at, full=place.full
-        ),
-    )
+    return await waits.see(tx, job)
 
 
 async def list_jobs(
@@ -205,20 +175,29 @@ async def list_jobs(
     metadata: dict[str, str],
     after: str | None,
     limit: int,
-) -> Page[Job]:
+    kept: Kept,
+) -> Page[ShownJob]:
     """Return a page of the caller's jobs of a status that carry all of `metadata`, newest first."""
-    query = select(Job).where(Job.organization_id == organization_id)
+    conditions = [Job.organization_id == organization_id]
     if status:
-        query = query.where(Job.status == status)
+        conditions.append(Job.status == status)
     if metadata:
-        query = query.where(Job.user_metadata.contains(metadata))
+        conditions.append(Job.user_metadata.contains(metadata))
     if after:
         last = await get(tx, organization_id, after)
-        query = query.where(tuple_(Job.created_at, Job.id) < tuple_(last.created_at, last.id))
-    query = query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+        conditions.append(tuple_(Job.created_at, Job.id) < tuple_(last.created_at, last.id))
+
+    def page_of(*columns: Any) -> Select[Any]:
+        query = select(*columns).where(*conditions)
+        return query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+
     # Few jobs with a tag are found by its index, many by the list itself.
     async with planned_anew(tx) if metadata else nullcontext():
-        return cut(list(await tx.scalars(query)), limit)
+        found = kept.find((await tx.execute(page_of(Job.id, VERSION))).all())
+        if found is None:
+            rows = await tx.execute(page_of(Job, VERSION), execution_options=AS_IT_IS)
+            found = [kept.show(job, version) for job, version in rows]
+        return cut(found, limit)
 
 
 async def cancel(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
@@ -307,15 +286,17 @@ async def list_events(
     limit: int,
 ) -> Page[JobEvent]:
     """Return a page of a job's events, newest first; with `kind`, of that type alone."""
-    await get(tx, organization_id, job_id)
-    query = select(JobEvent).where(JobEvent.job_id == job_id)
+    own = select(Job.id).where(Job.id == job_id, Job.organization_id == organization_id).exists()
+    query = select(JobEvent).where(JobEvent.job_id == job_id, own)
     if kind:
         query = query.where(JobEvent.type == kind)
     if after:
         seq = select(JobEvent.seq).where(JobEvent.id == after, JobEvent.job_id == job_id)
         query = query.where(JobEvent.seq < seq.scalar_subquery())
-    rows = await tx.scalars(query.order_by(JobEvent.seq.desc()).limit(limit + 1))
-    return cut(list(rows), limit)
+    rows = list(await tx.scalars(query.order_by(JobEvent.seq.desc()).limit(limit + 1)))
+    if not rows:
+        await get(tx, organization_id, job_id)
+    return cut(rows, limit)
 
 
 async def list_checkpoints(

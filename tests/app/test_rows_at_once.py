@@ -20,6 +20,26 @@ USER = {"role": "user", "content": "Hi"}
 ASSISTANT = {"role": "assistant", "content": "Hello"}
 FUNCTION = {"name": "add", "arguments": "{"}
 CALL = ASSISTANT | {"content": None, "tool_calls": [{"id": "1", "function": FUNCTION}]}
+MASKED, LEARNED = ASSISTANT | {"weight": 0}, ASSISTANT | {"weight": 1}
+ADD = {"name": "add", "arguments": '{"a": 1}'}
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+
+
+def calls(*ids: str, **also: Any) -> dict[str, Any]:
+    """An assistant's message that calls a tool under each id."""
+    asked = [{"id": each, "type": "function", "function": ADD} for each in ids]
+    return {"role": "assistant", "content": None, "tool_calls": asked} | also
+
+
+def called(**call: Any) -> dict[str, Any]:
+    """A row with one call, and in it what is given."""
+    asked = calls(tool_calls=[{"id": "1", "type": "function", "function": ADD} | call])
+    return {"messages": [USER, asked, result("1"), ASSISTANT]}
+
+
+def result(told: Any, **also: Any) -> dict[str, Any]:
+    """What a tool says to a call."""
+    return {"role": "tool", "tool_call_id": told, "content": "2"} | also
 
 
 def preference(asked: Any, one: Any, other: Any, **beside: Any) -> dict[str, Any]:
@@ -35,6 +55,20 @@ FILES: list[list[dict[str, Any]]] = [
     [{"messages": [USER, ASSISTANT]}, {"messages": [SYSTEM, USER, ASSISTANT]}],
     [{"messages": [USER, ASSISTANT] * 20}, {"messages": [{"content": "Hi", "role": "user"}, CALL]}],
     [preference([USER], [ASSISTANT], [ASSISTANT | {"content": "No"}])],
+    [
+        {"messages": [USER, LEARNED], "id": 1},
+        {"messages": [SYSTEM, USER, MASKED, USER, ASSISTANT]},
+        {"messages": [USER, LEARNED, USER, ASSISTANT | {"content": "", "weight": 0}]},
+    ],
+    [
+        {"messages": [USER, calls("1"), result("1"), ASSISTANT], "tools": TOOLS},
+        {"messages": [USER, calls("1", "2"), result("2"), result("1", name="add"), ASSISTANT]},
+        {"messages": [USER, calls("9e9"), USER, calls("3")], "parallel_tool_calls": False},
+        {"messages": [USER, MASKED | calls("1"), result("1", content=""), LEARNED], "tools": []},
+        called(function=ADD | {"arguments": {"a": 1e5}}) | {"tools": None},
+        {"messages": [USER, ASSISTANT | {"tool_calls": None}], "tools": TOOLS * 2},
+    ],
+    [preference([USER, calls("1"), result("1")], [LEARNED], [calls("2")], tools=TOOLS)],
 ]
 # Rows that are always looked at one by one.
 RARE: list[list[dict[str, Any]]] = [
@@ -71,11 +105,45 @@ ODD: list[dict[str, Any]] = [
     {"messages": [USER, ASSISTANT, SYSTEM]},
     {"messages": [USER, ASSISTANT | {"content": " "}]},
     {"messages": [USER, ASSISTANT | {"content": 1}]},
-    {"messages": [USER, ASSISTANT | {"weight": 0}]},
-    {"messages": [USER, ASSISTANT], "tools": 1},
+    *({"messages": [USER, ASSISTANT | {"weight": odd}]} for odd in (0, 2, -1, True, 1.0, None, "")),
+    {"messages": [USER, ASSISTANT | {"weight": 1, "content": ""}]},
+    {"messages": [USER | {"weight": 1}, ASSISTANT]},
+    {"messages": [USER, MASKED, USER, MASKED | calls("1")]},
+    {"messages": [USER, MASKED, USER, calls("1")]},
+    *(called(id=odd) for odd in (1, None, "2", "9e9", ["1"])),
+    *(called(type=odd) for odd in ("function", "tool", None, ["function"])),
+    *(called(function=odd) for odd in (None, [], {}, {"name": ""}, ADD | {"parameters": 1})),
+    *(called(function=ADD | {"name": odd}) for odd in (1, "", None)),
+    *(called(function=ADD | {"arguments": odd}) for odd in ("", "{", "1,1", 1, None, {}, '"}')),
+    {"messages": [USER, {"role": "assistant", "tool_calls": [{"function": ADD}]}]},
+    {"messages": [USER, ASSISTANT | {"tool_calls": []}]},
+    {"messages": [USER, ASSISTANT | {"tool_calls": {}}]},
+    {"messages": [USER, ASSISTANT | {"tool_calls": [1]}]},
+    *({"messages": [USER, ASSISTANT | {"tool_calls": odd}]} for odd in (0, 1, "a", {"a": 1})),
+    {"messages": [USER, ASSISTANT | {"refusal": None}]},
+    {"messages": [USER, ASSISTANT | {"function_call": ADD}]},
+    {"messages": [USER | {"tool_calls": [{"id": "1", "function": ADD}]}, ASSISTANT]},
+    {"messages": [USER | {"tool_call_id": "1", "name": "Ann"}, ASSISTANT | {"name": 1}]},
+    {"messages": [USER, calls("1"), result("2"), ASSISTANT]},
+    {"messages": [USER, calls("1"), result(None), ASSISTANT]},
+    {"messages": [USER, calls("1"), result(["1"]), ASSISTANT]},
+    {"messages": [USER, calls("1"), result("1", content=None), ASSISTANT]},
+    {"messages": [USER, calls("1"), result("1", role="function"), ASSISTANT]},
+    {"messages": [USER, calls("1"), {"role": "tool", "content": "2"}, ASSISTANT]},
+    {"messages": [USER, calls("1"), result("1"), calls("2"), result("1"), ASSISTANT]},
+    {"messages": [USER, calls("1"), ASSISTANT]},
+    {"messages": [USER, result("1"), ASSISTANT]},
+    {"messages": [result("1"), USER, ASSISTANT]},
+    {"messages": [USER, calls("1"), result("1")]},
+    {"messages": [USER, calls("1"), result("1"), USER, ASSISTANT]},
+    *({"messages": [USER, ASSISTANT], "tools": odd} for odd in (1, {}, [1], [{}], TOOLS * 200)),
+    {"messages": [USER, ASSISTANT], "tools": [{"type": "tool", "function": ADD}]},
+    {"messages": [USER, ASSISTANT], "parallel_tool_calls": 1},
+    {"messages": [USER, ASSISTANT], "parallel_tool_calls": None},
     {"messages": [USER, ASSISTANT], "text": 1e5},
     {"messages": [{"role": ["user"], "content": "x"}, ASSISTANT]},
     {"messages": [{"role": "robot", "content": "x"}, ASSISTANT]},
+    *({"messages": [USER, {"role": odd, "content": "x"}]} for odd in ("a", "call", "tool")),
     {"messages": [{"role": "user"}, ASSISTANT]},
     {"input": 1, "preferred_output": []},
     {"input": {}, "non_preferred_output": []},
@@ -104,6 +172,10 @@ RAW = [
     b'{"text": "a", "b": 1e400}',
     b'{"text": "a", "b": ' + b"9" * 30 + b"}",
     b'{"text": "3e8 1e9"}',
+    b'{"text": "a", "b": ["call_3e8", 9e9]}',
+    b'{"text": "a", "b": ["call_3e8", -9.5E400]}',
+    b'{"text": "a", "b": {"c":-' + b"9" * 30 + b"}}",
+    b'{"text": "a", "b": [' + b"9" * 30 + b'.5, "3e8"]}',
     b'{"text": "\xff"}',
     b'{"text": "\0"}',
     rb'{"text": "\ud800"}',
@@ -189,3 +261,10 @@ def test_the_commonest_rows_are_plain(rows: list[dict[str, Any]]):
     row_format = check_row(rows[0])
 
     assert are_plain(rows[:1] * 3, row_format, type(rows[0].get("label")))
+
+
+def test_rows_with_weights_and_tools_are_plain_together():
+    rows = [*FILES[-3], *FILES[-2]]
+
+    assert parse_many([json.dumps(row).encode() for row in rows]) == rows
+    assert are_plain(rows, "chat", None)
