@@ -1,64 +1,58 @@
-"""Small agents for a bench: a LLaMA that has cloned random and a few expert episodes."""
+"""Small agents for a bench: a LLaMA that has cloned random and a few expert episodes of a world."""
 
 import json
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.bases import random_llama
-from worker.environments import frozen_lake, key_door
+from worker.environments.frozen_lake import ACTIONS as STEPS
+from worker.environments.frozen_lake import FrozenLake, FrozenLakeArguments
+from worker.environments.key_door import ACTIONS, KeyDoor, KeyDoorArguments, expert
 
 Row = dict[str, Any]
-Expert = Callable[[Mapping[str, object]], list[str]]
 FIRST_HELD_OUT = 1_000_000  # the seeds from here on are in no training file
 SHAPE = {
     "hidden_size": 64,
     "intermediate_size": 256,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
-    "max_position_embeddings": 2048,
+    "max_position_embeddings": 1024,
     "vocab_size": 512,
 }
 
 
 @dataclass(frozen=True)
 class World:
-    """An environment with what a bench of it needs."""
+    """An environment, with what a bench of it needs."""
 
     name: str
-    arguments: dict[str, Any]
-    max_turns: int
     environment: Any
+    arguments: Any
     actions: Sequence[str]
-    expert: Expert
+    solve: Callable[[Mapping[str, object]], list[str]]
+
+    @property
+    def asked(self) -> Row:
+        """Return the environment as a job asks for it."""
+        most = self.arguments.max_steps
+        return {"name": self.name, "args": asdict(self.arguments), "max_turns": most}
 
 
-def key_doors() -> World:
-    arguments = key_door.KeyDoorArguments(width=5, height=3, max_steps=20)
-    return World(
-        "key-door",
-        {"width": 5, "height": 3, "max_steps": 20},
-        20,
-        key_door.KeyDoor(arguments),
-        key_door.ACTIONS,
-        lambda episode: key_door.expert(arguments, episode),
+def worlds() -> dict[str, World]:
+    """Return both worlds, small enough for two cores: a dozen actions at most."""
+    grid = KeyDoorArguments(width=4, height=2, max_steps=12)
+    lake = FrozenLakeArguments(max_steps=10)
+    frozen = FrozenLake(lake)
+    found = (
+        World("key-door", KeyDoor(grid), grid, ACTIONS, lambda episode: expert(grid, episode)),
+        World("frozen-lake", frozen, lake, STEPS, lambda episode: shortest(frozen, STEPS, episode)),
     )
-
-
-def frozen_lakes() -> World:
-    environment = frozen_lake.FrozenLake(frozen_lake.FrozenLakeArguments(max_steps=16))
-    return World(
-        "frozen-lake",
-        {"size": 4, "frozen": 0.8, "is_slippery": False, "max_steps": 16},
-        16,
-        environment,
-        frozen_lake.ACTIONS,
-        lambda episode: shortest(environment, frozen_lake.ACTIONS, episode),
-    )
+    return {world.name: world for world in found}
 
 
 def shortest(environment: Any, actions: Sequence[str], episode: Mapping[str, object]) -> list[str]:
@@ -83,29 +77,26 @@ def episodes(count: int, *, first: int = 0) -> list[Row]:
     return [{"episode": {"seed": seed}} for seed in range(first, first + count)]
 
 
-def dialogues(world: World, count: int, *, expert_share: float, seed: int) -> Iterator[Row]:
+def dialogues(world: World, count: int, *, expert_share: float) -> Iterator[Row]:
     """Yield episodes as chat rows: at random, and a share of them by the expert."""
-    draw = random.Random(seed)
-    for number in range(count):
-        episode = {"seed": number}
+    draw = random.Random(0)
+    for seed in range(count):
         knows = draw.random() < expert_share
-        way = iter(world.expert(episode) if knows else ())
-        outcome = world.environment.reset(episode)
+        way = iter(world.solve({"seed": seed}) if knows else ())
+        outcome = world.environment.reset({"seed": seed})
         said = f"{world.environment.instructions}\n\n{outcome.observation}"
         messages = []
-        for _ in range(world.max_turns):
+        while not outcome.done:
             action = next(way, None) or draw.choice(world.actions)
             messages += [_said("user", said), _said("assistant", action)]
             outcome = world.environment.step(action)
-            if outcome.done:
-                break
             said = outcome.observation
         yield {"messages": messages}
 
 
 def untrained(world: World, folder: Path) -> Path:
-    """Make the LLaMA that clones, and a tokenizer that knows the words of the world."""
-    rows = [json.dumps(row) for row in dialogues(world, 200, expert_share=0.5, seed=1)]
+    """Make the LLaMA that is to clone, and a tokenizer that knows the words of the world."""
+    rows = [json.dumps(row) for row in dialogues(world, 200, expert_share=0.5)]
     return random_llama(folder, rows, **SHAPE)
 
 

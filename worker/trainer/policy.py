@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -151,6 +152,15 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped
         """Tokenize prompts that the template has written already, special tokens and all."""
         ids = self.processing_class(prompts, add_special_tokens=False)["input_ids"]
         return ids, None, {}
+
+    def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+        """Sample and judge: an evaluation compares nothing, so that there is no loss to tell."""
+        beta, self.beta = self.beta, 0.0  # nor a reference
+        try:
+            self._prepare_inputs(inputs)
+        finally:
+            self.beta = beta
+        return torch.zeros((), device=self.accelerator.device), None, None
 
     def note(self, **columns: Sequence[float]) -> None:
         """Note something of each rollout; its mean is told with the next step or evaluation."""
