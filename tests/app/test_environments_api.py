@@ -96,7 +96,7 @@ async def test_a_worker_says_what_it_can_run(
     await beating
 
     assert found is not None
-    assert {"key-door", "frozen-lake", "text-world"} <= set(found.devices["environments"])
+    assert {"key-door", "frozen-lake"} <= set(found.devices["environments"])
     assert "alfworld" not in found.devices["environments"]  # its games are not here
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import inherited_environment
+from tests.environments import needs_textworld
 from tests.worker.environments.walks import CASES, NONSENSE, Case, follow, walk
 from worker.environments.base import Outcome
 from worker.environments.hosts import Hosts
@@ -18,9 +19,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:Game .* is not fully supported"),
 ]
-NAMES = [
-    pytest.param(name, marks=pytest.mark.shared if name == "alfworld" else ()) for name in CASES
-]
+MARKS = {"text-world": [needs_textworld], "alfworld": [needs_textworld, pytest.mark.shared]}
+NAMES = [pytest.param(name, marks=MARKS.get(name, ())) for name in CASES]
 INSTALLED = {"slippery-lake": "frozen-lake"}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import GAMES_DIR, inherited_environment
+from tests.environments import needs_textworld
 from worker.environments import alfworld, text_world
 from worker.environments.alfworld import AlfWorld, AlfWorldArguments
 from worker.environments.base import EnvironmentUnavailable
@@ -96,6 +97,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@needs_textworld
 def test_a_game_is_made_once_and_kept(kept: Path):
     arguments = TextWorldArguments(rooms=1, objects=2, quest_length=1)
     first = TextWorld(arguments).reset({"seed": 1})
@@ -107,6 +109,7 @@ def test_a_game_is_made_once_and_kept(kept: Path):
     assert first == again and [each.stat().st_ctime_ns for each in kept.iterdir()] == [made_at]
 
 
+@needs_textworld
 def test_a_full_folder_is_left_as_it_is(kept: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(text_world, "KEPT", 0)
     game = TextWorld(TextWorldArguments(rooms=1, objects=2, quest_length=1))
@@ -116,6 +119,7 @@ def test_a_full_folder_is_left_as_it_is(kept: Path, monkeypatch: pytest.MonkeyPa
     assert game.step("look").valid and not list(kept.iterdir())
 
 
+@needs_textworld
 def test_a_game_is_the_same_wherever_it_is_made(tmp_path: Path):
     code = (
         "import sys, pathlib\n"
@@ -134,6 +138,7 @@ def test_a_game_is_the_same_wherever_it_is_made(tmp_path: Path):
     assert one["quests"] == two["quests"] and one["objective"] == two["objective"]
 
 
+@needs_textworld
 def test_slots_share_the_games_that_one_of_them_made():
     arguments = {"rooms": 1, "objects": 2, "quest_length": 1}
     with Hosts("text-world", arguments, slots=3, timeout_s=60) as hosts:
@@ -154,6 +159,7 @@ def test_what_an_interpreter_adds_is_left_out(said: str, cleaned: str):
     assert text_world.clean(said) == cleaned
 
 
+@needs_textworld
 @pytest.mark.shared
 @pytest.mark.parametrize("kind", ["look_at_obj_in_light", "pick_two_obj_and_place"])
 def test_alfworlds_own_walkthrough_solves_its_game(games_dir: Path, kind: alfworld.Kind):
@@ -169,6 +175,7 @@ def test_alfworlds_own_walkthrough_solves_its_game(games_dir: Path, kind: alfwor
     assert (last.reward, last.done, last.success) == (1, True, True)
 
 
+@needs_textworld
 @pytest.mark.shared
 def test_a_household_is_in_the_same_state_whatever_was_only_looked_at(games_dir: Path):
     game = AlfWorld(AlfWorldArguments(split="valid_seen", kind="pick_and_place_simple"))
@@ -182,6 +189,7 @@ def test_a_household_is_in_the_same_state_whatever_was_only_looked_at(games_dir:
     assert again == [at_here, at_here, at_here, at_there, at_here]
 
 
+@needs_textworld
 def test_a_text_world_is_in_the_same_state_once_all_is_put_back(games_dir: Path):
     game = TextWorld(TextWorldArguments(rooms=2))
     begun = game.reset({"seed": 3})
@@ -222,6 +230,7 @@ def test_games_are_those_of_a_split_and_kind_and_the_last_is_followed_by_the_fir
     assert [each.parent.name for each in lamps] == ["trial_1", "trial_2"]
 
 
+@needs_textworld
 def test_without_games_alfworld_says_where_to_put_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -144,14 +144,16 @@ def test_a_process_that_was_killed_between_two_actions_fails_its_episode():
         assert "SIGKILL" in failure(one.step({0: "go on"})[0])
 
 
-def test_no_secret_and_no_setting_is_told(monkeypatch: pytest.MonkeyPatch):
+def test_no_secret_and_no_setting_is_told_but_where_games_are(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("BASIN_GAMES_DIR", "/games")
     monkeypatch.setenv("BASIN_KEY_PEPPER", "a secret")
     monkeypatch.setenv("WANDB_API_KEY", "a secret")
 
     with hosts() as one:
         told = seen(one.reset([{"do": "secrets"}])[0])
 
-    assert "PATH" in told and "PEPPER" not in told and "WANDB" not in told
+    assert "PATH" in told and "BASIN_GAMES_DIR" in told
+    assert "PEPPER" not in told and "WANDB" not in told
 
 
 def test_an_action_longer_than_a_pipe_is_heard_in_whole():
