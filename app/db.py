@@ -6,12 +6,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection as Driver
+from psycopg import AsyncCursor
 from psycopg.pq import Format
 from sqlalchemy import event, func
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import InvalidatePoolError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 
 Promise = Callable[[], None]
 _PROMISES = "promises"
@@ -71,6 +77,12 @@ class Database:
         async with self._readers() as session:
             yield session
 
+    @asynccontextmanager
+    async def looking(self) -> AsyncIterator[AsyncConnection]:
+        """Read columns as `reading` does, for two thirds of its cost: it makes no objects."""
+        async with self._reading.connect() as connection:
+            yield connection
+
 
 @asynccontextmanager
 async def connected(
@@ -90,7 +102,7 @@ async def connected(
 class _BinaryCursor(AsyncCursor[Any]):
     """Asks for results in binary form."""
 
-    def __init__(self, connection: AsyncConnection[Any], **options: Any) -> None:
+    def __init__(self, connection: Driver[Any], **options: Any) -> None:
         super().__init__(connection, **options)
         self.format = Format.BINARY
 
@@ -120,7 +132,7 @@ def address(url: str) -> tuple[URL, dict[str, Any]]:
     return found.difference_update_query([PREPARE]), {PREPARE: threshold}
 
 
-def planned_anew(tx: AsyncSession) -> AbstractAsyncContextManager[None]:
+def planned_anew(tx: AsyncSession | AsyncConnection) -> AbstractAsyncContextManager[None]:
     """Have PostgreSQL plan the statements inside for the values that they come with.
 
     Those that are sent often are prepared otherwise, and in the end planned once for any values.
@@ -129,9 +141,12 @@ def planned_anew(tx: AsyncSession) -> AbstractAsyncContextManager[None]:
 
 
 @asynccontextmanager
-async def _driver_with(tx: AsyncSession, name: str, value: object) -> AsyncIterator[None]:
+async def _driver_with(
+    tx: AsyncSession | AsyncConnection, name: str, value: object
+) -> AsyncIterator[None]:
     """Set an attribute of psycopg's connection for the length of the block."""
-    driver = (await (await tx.connection()).get_raw_connection()).driver_connection
+    connection = await tx.connection() if isinstance(tx, AsyncSession) else tx
+    driver = (await connection.get_raw_connection()).driver_connection
     before = getattr(driver, name)
     setattr(driver, name, value)
     try:

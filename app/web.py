@@ -106,9 +106,9 @@ async def _caller(
     settings: ApiSettings = request.app.state.settings
     if credentials is None:
         raise InvalidApiKey("No API key. Send the header `Authorization: Bearer sk-…`.")
-    async with db.reading() as tx:
+    async with db.looking() as connection:
         caller = await keys.authenticate(
-            tx,
+            connection,
             credentials.credentials,
             pepper=settings.key_pepper.get_secret_value(),
             ip=request.client.host if request.client else None,

@@ -131,17 +131,15 @@ async def list_jobs(
     limit: Limit = 20,
 ) -> Response:
     """List your jobs, newest first; metadata[key]=value keeps those that carry it."""
-    async with db.reading() as tx:
-        page = await service.list_jobs(
-            tx,
-            caller.organization_id,
-            status=status,
-            metadata=metadata,
-            after=after,
-            limit=limit,
-            kept=kept,
-        )
-    # The connection is given back by now: who waits for the look would hold it.
+    page = await service.list_jobs(
+        db,
+        caller.organization_id,
+        status=status,
+        metadata=metadata,
+        after=after,
+        limit=limit,
+        kept=kept,
+    )
     queue = await lookout.see(job.waiting for job in page.data if job.waiting)
     shown = {job.id: job.json(queue.get(job.id)) for job in page.data}
     return Response(list_json(shown, has_more=page.has_more), media_type=JSON)

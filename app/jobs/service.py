@@ -2,14 +2,14 @@
 
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, bindparam, func, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import bindparam, func, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app import audit, blobs, tracing
 from app.blobs import StoredBytes
@@ -44,7 +44,6 @@ log = structlog.get_logger()
 RAW, MINMAX = ("name", "step", "value"), ("name", "first", "low", "high", "mean")
 MAX_RAW_VALUES = 200_000  # of an answer with every value of a metric
 LOG_CHUNKS_A_PAGE = 100
-AS_IT_IS = {"populate_existing": True}  # what the session has seen of a row before is not used
 # Asked at each look at a job, hence made once.
 _OWN_JOB = select(Job).where(
     Job.id == bindparam("job_id"), Job.organization_id == bindparam("organization_id")
@@ -168,7 +167,7 @@ async def queue_place(tx: AsyncSession, job: Job) -> QueueOut | None:
 
 
 async def list_jobs(
-    tx: AsyncSession,
+    db: Database,
     organization_id: str,
     *,
     status: JobStatus | None = None,
@@ -177,27 +176,36 @@ async def list_jobs(
     limit: int,
     kept: Kept,
 ) -> Page[ShownJob]:
-    """Return a page of the caller's jobs of a status that carry all of `metadata`, newest first."""
-    conditions = [Job.organization_id == organization_id]
+    """Return a page of the caller's jobs of a status that carry all of `metadata`, newest first.
+
+    Raises:
+        NotFound: the caller has no job `after`.
+    """
+    page = select().where(Job.organization_id == organization_id)
     if status:
-        conditions.append(Job.status == status)
+        page = page.where(Job.status == status)
     if metadata:
-        conditions.append(Job.user_metadata.contains(metadata))
+        page = page.where(Job.user_metadata.contains(metadata))
     if after:
-        last = await get(tx, organization_id, after)
-        conditions.append(tuple_(Job.created_at, Job.id) < tuple_(last.created_at, last.id))
+        async with db.reading() as tx:
+            last = await get(tx, organization_id, after)
+        page = page.where(tuple_(Job.created_at, Job.id) < tuple_(last.created_at, last.id))
+    page = page.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+    async with db.looking() as connection, _planned_for(connection, metadata):
+        looks = await connection.execute(page.add_columns(Job.id, VERSION))
+    found = kept.find(looks.all())
+    if found is None:
+        async with db.reading() as tx, _planned_for(tx, metadata):
+            rows = await tx.execute(page.add_columns(Job, VERSION))
+        found = [kept.show(job, version) for job, version in rows]
+    return cut(found, limit)
 
-    def page_of(*columns: Any) -> Select[Any]:
-        query = select(*columns).where(*conditions)
-        return query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
 
-    # Few jobs with a tag are found by its index, many by the list itself.
-    async with planned_anew(tx) if metadata else nullcontext():
-        found = kept.find((await tx.execute(page_of(Job.id, VERSION))).all())
-        if found is None:
-            rows = await tx.execute(page_of(Job, VERSION), execution_options=AS_IT_IS)
-            found = [kept.show(job, version) for job, version in rows]
-        return cut(found, limit)
+def _planned_for(
+    tx: AsyncSession | AsyncConnection, metadata: dict[str, str]
+) -> AbstractAsyncContextManager[None]:
+    """Few jobs with a tag are found by its index, many by the list itself."""
+    return planned_anew(tx) if metadata else nullcontext()
 
 
 async def cancel(tx: AsyncSession, organization_id: str, job_id: str) -> Job:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sqlalchemy import and_, bindparam, case, func, or_, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app import audit
 from app.audit import Actor
@@ -200,7 +200,12 @@ async def list_keys(
 
 
 async def authenticate(
-    tx: AsyncSession, bearer: str, *, pepper: str, ip: str | None, request_id: str | None
+    tx: AsyncSession | AsyncConnection,
+    bearer: str,
+    *,
+    pepper: str,
+    ip: str | None,
+    request_id: str | None,
 ) -> Caller:
     """Return who holds the key. Asked of the database each time: a revoked key ends at once.
 
