@@ -326,9 +326,8 @@ async def _next(items: AsyncIterator[T]) -> T | None:
 
 async def _chunk(db: Database, blob_id: str, seq: int) -> tuple[int | None, bytes]:
     """Return a blob's size, once it is ready, and one chunk; empty where there is none."""
-    async with db.transaction() as tx, in_binary(tx):
-        connection = await tx.connection()
-        found = (await connection.exec_driver_sql(ONE_CHUNK, (seq, blob_id))).first()
+    async with db.looking() as tx, in_binary(tx):
+        found = (await tx.exec_driver_sql(ONE_CHUNK, (seq, blob_id))).first()
     if found is None:
         raise BlobGone(f"{blob_id} is not there any more.")
     return found.size, found.data or b""

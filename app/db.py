@@ -107,7 +107,7 @@ class _BinaryCursor(AsyncCursor[Any]):
         self.format = Format.BINARY
 
 
-def in_binary(tx: AsyncSession) -> AbstractAsyncContextManager[None]:
+def in_binary(tx: AsyncSession | AsyncConnection) -> AbstractAsyncContextManager[None]:
     """Have what is selected in the block come in binary form.
 
     SQLAlchemy asks for text, in which bytes are hexadecimal: twice as long, and slow to read.
