@@ -132,7 +132,7 @@ class Filled:
         """Take what was submitted since out of the queue, so that it is as long as before."""
         self.cluster.sql(
             "UPDATE jobs SET status = 'cancelled', finished_at = now()"
-            " WHERE status = 'queued' AND user_metadata IS NULL"
+            " WHERE status = 'queued' AND NOT coalesce(user_metadata ? 'run', false)"
         )
 
     @property
