@@ -107,6 +107,7 @@ async def create_job(
     db: Db,
     settings: Config,
     bell: Ring,
+    lookout: Annotated[Lookout, Depends(_lookout)],
     *,
     dry_run: Annotated[bool, Query(description="Estimate it, and submit nothing.")] = False,
 ) -> JobOut | EstimateOut:
@@ -115,7 +116,7 @@ async def create_job(
         return await estimates.estimate(db, request.by.organization_id, body, settings=settings)
     async with db.transaction() as tx:
         job = await service.submit(tx, request, body, settings=settings, bell=bell)
-        return job_out(job, await service.queue_place(tx, job))
+    return job_out(job, await lookout.see_one(job))
 
 
 @router.get("", response_model=ListOut[JobOut])
