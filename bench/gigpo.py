@@ -45,7 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
     MGPO: {"algorithm": "gigpo"},
 }
 NONE = {"type": "none"}
-CLONED_EPISODES, CLONE_STEPS, CLONE_RATE = 2048, 500, 3e-3
+CLONED_EPISODES, CLONE_STEPS, CLONE_RATE = 4096, 1200, 3e-3
 TRAINED_EPISODES, HELD_OUT_EPISODES = 256, 64
 GROUPS, GROUP_SIZE, EVALUATIONS = 4, 8, 6
 PARTS = {"rollouts": "rollout_seconds", "advantages": "advantage_seconds", "a step": "step_seconds"}
