@@ -96,6 +96,7 @@ def test_the_shell_completes_names_and_survives_without_a_server(api: Api):
 
     assert completion.jobs(nowhere, "ftjob-") == []
     assert ("tiny-llama", "causal") in completion.models(there, "tiny-")
+    assert [name for name, _ in completion.environments(there, "key-")] == ["key-door"]
 
 
 def test_tab_offers_what_the_server_has(api: Api):
