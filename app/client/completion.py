@@ -34,6 +34,12 @@ def models(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     return [(model["id"], model["task"]) for model in found if model["id"].startswith(incomplete)]
 
 
+def environments(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Return what agents can learn in, with what each is."""
+    found = _asked(context, "environments")
+    return [(each["id"], each["summary"]) for each in found if each["id"].startswith(incomplete)]
+
+
 def _asked(context: typer.Context, path: str, **params: int) -> list[dict[str, str]]:
     """Ask as the command would; without a server there is nothing to offer, and nothing to say."""
     given = context.params

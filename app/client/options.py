@@ -15,6 +15,7 @@ from app.jobs.spec import Method, PeftMethod, PerturbationType
 
 Body = dict[str, Any]
 WEIGHTS, GRADIENT, LOOP = "Which weights are trained", "Where the gradient is taken", "Training"
+REWARDS = "With --learn reinforcement"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,13 @@ def metadata_of(texts: list[str]) -> dict[str, str]:
     return dict(_pair(text, option="--metadata") for text in texts)
 
 
+def grader_of(text: str) -> dict[str, Any]:
+    """Read a grader: JSON, or a file that holds it."""
+    if text.lstrip().startswith("{"):
+        return _object(text, of="the grader", option="--grader")
+    return _read(Path(text), option="--grader")
+
+
 MODEL = Field(
     "--model -m", "model", str, "The base model.", complete=completion.models, required=True
 )
@@ -82,7 +90,7 @@ JOB = (
         "--learn",  # before what stands in the method
         "method.type",
         Method,
-        "From answers, or from pairs of which one is preferred: dpo; supervised.",
+        "From answers: supervised; from pairs of which one is preferred: dpo; or from rewards.",
         LOOP,
     ),
     Field("--suffix", "suffix", str, "A part of the fine-tuned model's name."),
@@ -119,7 +127,13 @@ JOB = (
     Field("--epochs", "hyperparameters.n_epochs", int, "Passes over the rows.", LOOP),
     Field("--batch-size", "hyperparameters.batch_size", int, "Rows of a step.", LOOP),
     Field("--dpo-beta", "method.dpo.hyperparameters.beta", float, "Of dpo; 0.1.", LOOP),
-    Field("--learning-rate", "training.learning_rate", float, "Its peak; 2e-4, dpo 2e-5.", LOOP),
+    Field(
+        "--learning-rate",
+        "training.learning_rate",
+        float,
+        "Its peak; 2e-4, and 2e-5 for dpo and rewards.",
+        LOOP,
+    ),
     Field("--max-steps", "training.max_steps", int, "Ends before the epochs do.", LOOP),
     Field("--max-length", "training.max_length", int, "Tokens of a row, at most.", LOOP),
     Field(
@@ -128,6 +142,32 @@ JOB = (
         Literal["auto", "bf16", "fp32"],
         "Of the computation; auto.",
         LOOP,
+    ),
+    Field(
+        "--grader",
+        "method.reinforcement.grader",
+        str,
+        "What rewards an answer: a file of JSON, or the JSON.",
+        REWARDS,
+        read=grader_of,
+    ),
+    Field(
+        "--environment",
+        "method.reinforcement.environment.name",
+        str,
+        "What rewards an episode; its arguments by --set.",
+        REWARDS,
+        completion.environments,
+    ),
+    Field(
+        "--algorithm",
+        "method.reinforcement.algorithm",
+        Literal["grpo", "gigpo"],
+        "grpo; gigpo compares steps too.",
+        REWARDS,
+    ),
+    Field(
+        "--group-size", "method.reinforcement.group_size", int, "Rollouts of a prompt; 8.", REWARDS
     ),
 )
 SET = Annotated[
@@ -148,7 +188,7 @@ def body_of(
     """Return what makes a body of options: --from first, the options over it, --set over all."""
 
     def make(*, set_: list[str] | None, from_: Path | None, **given: Any) -> Body:
-        body = dict(defaults or {}) | (_read(from_) if from_ else {})
+        body = dict(defaults or {}) | (_read(from_, option="--from") if from_ else {})
         for field in fields:
             value = given[field.name]
             if value is not None:
@@ -189,15 +229,22 @@ def assigned(text: str) -> tuple[str, Any]:
         return path, value
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, *, option: str) -> dict[str, Any]:
     """Read a JSON object from a file, or from stdin for -."""
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        body = json.loads(text)
     except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"{path}: {error}", param_hint="--from") from error
+        raise typer.BadParameter(f"{path}: {error}", param_hint=option) from error
+    return _object(text, of=str(path), option=option)
+
+
+def _object(text: str, *, of: str, option: str) -> dict[str, Any]:
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{of}: {error}", param_hint=option) from error
     if not isinstance(body, dict):
-        raise typer.BadParameter(f"{path} holds no JSON object.", param_hint="--from")
+        raise typer.BadParameter(f"{of} holds no JSON object.", param_hint=option)
     return body
 
 

@@ -78,7 +78,8 @@ class Estimate:
     @cached_property
     def _rows(self) -> Rows:
         limit = costs.limit_of(self.spec, self.train, self.context_length)
-        return rows.counted(self.train, rows=self.spec.data.train_rows, limit=limit)
+        found = rows.counted(self.train, rows=self.spec.data.train_rows, limit=limit)
+        return rows.rolled_out(found, self.spec, limit=limit)
 
     @cached_property
     def _steps(self) -> int:
@@ -132,7 +133,7 @@ class Estimate:
         return TokensOut(
             per_epoch=round(per_epoch),
             total=round(per_epoch * self._steps / steps_per_epoch),
-            estimated=self.train["estimated"],
+            estimated=self.train["estimated"] or self.spec.reinforcement is not None,
         )
 
     def _memory(self) -> MemoryOut | None:

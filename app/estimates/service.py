@@ -9,6 +9,7 @@ from app.errors import ModelNotFound, QuotaExceeded
 from app.estimates import costs, history, shapes
 from app.estimates.estimate import Estimate, Surroundings
 from app.estimates.history import Ended
+from app.estimates.rows import unsaid
 from app.estimates.schemas import EstimateOut
 from app.estimates.shapes import Shape
 from app.files import reports
@@ -59,8 +60,8 @@ async def _quota(tx: AsyncSession, organization_id: str) -> str | None:
 
 async def _tokens(db: Database, organization_id: str, asked: Resolved, file_id: str) -> Json:
     report = await reports.get(db, organization_id, file_id, base=asked.base, validation_file=None)
-    tokens: Json = report["tokens"]
-    return tokens
+    tokens: Json | None = report["tokens"]
+    return unsaid(report["rows"]) if tokens is None else tokens
 
 
 async def _surroundings(

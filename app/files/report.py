@@ -12,7 +12,7 @@ from app.files.lint import FIRST_LINES, Finding, Lint, Tally
 from app.files.parse import Row
 from app.files.rows import RowChecker
 from app.files.tokens import TokenCounter
-from app.jobs.compatible import TASK_FORMATS
+from app.jobs.compatible import LEARNED_FORMATS
 from app.models.catalog import BaseModel
 from app.tables import Json
 
@@ -136,7 +136,7 @@ def _problems(survey: Survey) -> Iterator[Finding]:
 
 def _suits(survey: Survey) -> Iterator[Finding]:
     base, rows = survey.base, survey.checker.rows
-    if base is not None and survey.format not in (suited := TASK_FORMATS[base.task]):
+    if base is not None and survey.format not in (suited := LEARNED_FORMATS[base.task]):
         message = (
             f"{base.name} is a {base.task} model and learns from {' or '.join(suited)} rows;"
             f" the file holds {survey.format} rows. Choose another base, or convert the rows."

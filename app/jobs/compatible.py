@@ -44,9 +44,9 @@ TASK_FORMATS: dict[Task, tuple[str, ...]] = {
     "seq2seq": ("prompt_completion",),
     "classification": ("classification",),
 }
-
-
 PROMPTS, EPISODES = ("prompt_only", "chat"), ("episode",)
+# What a base learns from by one method or another.
+LEARNED_FORMATS = TASK_FORMATS | {"causal": (*TASK_FORMATS["causal"], "prompt_only", "episode")}
 
 
 def check_formats(base: BaseModel, body: CreateJob, train: str | None, valid: str | None) -> None:

@@ -96,6 +96,7 @@ def test_the_shell_completes_names_and_survives_without_a_server(api: Api):
 
     assert completion.jobs(nowhere, "ftjob-") == []
     assert ("tiny-llama", "causal") in completion.models(there, "tiny-")
+    assert [name for name, _ in completion.environments(there, "key-")] == ["key-door"]
 
 
 def test_tab_offers_what_the_server_has(api: Api):
@@ -122,7 +123,8 @@ def test_every_command_explains_itself_and_speaks_json_where_it_has_something_to
     silent = {
         path for path, each in found.items() if "as_json" not in {p.name for p in each.params}
     }
-    assert silent == {("demo",), ("worker",)}
+    rows = ("environments", "episodes")  # are JSON anyway
+    assert silent == {("demo",), ("worker",), rows}
     assert all(command.help for command in found.values()) and ("jobs", "follow") in found
 
 

@@ -13,8 +13,9 @@ from app.client.errors import Code
 from app.client.submit import job_body
 from tests.app.basin import Basin, basin_of, scripted
 from tests.app.comparisons.test_comparisons_api import train_all
+from tests.app.test_reinforcement_api import ASKED, EPISODES, GRADER
 from tests.conftest import Api
-from tests.factories import jsonl
+from tests.factories import jsonl, to_jsonl
 from tests.waiting import wait_until
 
 
@@ -65,6 +66,51 @@ def test_following_a_new_job_ends_with_its_outcome(basin: Basin, rows: str):
 
     assert "ftjob-1 was cancelled" in answer.stdout
     assert script.asked[0][2]["Idempotency-Key"]
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_job_learns_from_a_graders_rewards(basin: Basin, tmp_path: Path, as_file: bool):
+    rows, grader = tmp_path / "prompts.jsonl", tmp_path / "grader.json"
+    rows.write_bytes(to_jsonl(ASKED))
+    grader.write_text(json.dumps(GRADER))
+
+    job = basin.json(
+        *("submit", "-m", "tiny-llama", "-f", str(rows), "--learn", "reinforcement"),
+        *("--grader", str(grader) if as_file else json.dumps(GRADER), "--group-size", "4"),
+        *("--epochs", "2"),
+    )
+
+    told = job["method"]["reinforcement"]
+    assert told["grader"] == GRADER | {"tolerance": 0.0} and told["environment"] is None
+    assert (told["algorithm"], told["group_size"]) == ("grpo", 4)
+    assert told["hyperparameters"]["n_epochs"] == 2
+
+
+def test_a_job_learns_in_an_environment(basin: Basin, tmp_path: Path):
+    rows = tmp_path / "episodes.jsonl"
+    rows.write_bytes(to_jsonl(EPISODES))
+
+    job = basin.json(
+        *("submit", "-m", "tiny-llama", "-f", str(rows), "--learn", "reinforcement"),
+        *("--environment", "key-door", "--algorithm", "gigpo"),
+        *("--set", "method.reinforcement.environment.args.width=4"),
+    )
+
+    told = job["method"]["reinforcement"]
+    assert (told["environment"]["name"], told["environment"]["args"]["width"]) == ("key-door", 4)
+    assert (told["algorithm"], told["step_discount"]) == ("gigpo", 0.95)
+
+
+@pytest.mark.parametrize(
+    ("grader", "why"),
+    [("nowhere.json", "nowhere.json"), ('{"type": ', "the grader"), (".", ".")],
+)
+def test_a_grader_that_cannot_be_read_is_a_wrong_command_line(basin: Basin, grader: str, why: str):
+    arguments = ("submit", "-m", "tiny-llama", "-f", "file-1", "--learn", "reinforcement")
+
+    answer = basin(*arguments, "--grader", grader, code=2)
+
+    assert why in answer.stderr and "--grader" in answer.stderr
 
 
 def test_a_field_that_the_server_does_not_know_is_named(basin: Basin, rows: str):

@@ -245,3 +245,12 @@ def test_a_dry_run_reckons_the_rollouts_of_a_prompt(http: httpx.Client, prompts:
     assert few["steps"] == many["steps"]
     assert many["tokens"]["total"] == 8 * few["tokens"]["total"]
     assert many["time"]["expected_s"] > few["time"]["expected_s"]
+
+
+def test_a_dry_run_reckons_with_what_an_environment_says(http: httpx.Client, episodes: str):
+    found = estimated(http, episodes, validation_file=episodes, method=acting())
+    short = estimated(http, episodes, method=acting(environment=KEY_DOOR | {"max_turns": 1}))
+
+    assert found["steps"] == 9 and found["tokens"]["estimated"]
+    assert 0 < short["tokens"]["total"] < found["tokens"]["total"]
+    assert found["memory"]["expected_bytes"] > short["memory"]["expected_bytes"] > 0

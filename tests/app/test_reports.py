@@ -20,6 +20,7 @@ from app.models import catalog
 from app.tables import FileReport, Json
 from tests.app.test_cli import basin
 from tests.app.test_files_api import upload
+from tests.app.test_reinforcement_api import ASKED, EPISODES
 from tests.conftest import SHARED
 from tests.factories import chat_row, jsonl, preference_row, to_jsonl
 
@@ -259,6 +260,16 @@ def test_rows_that_do_not_suit_the_base_are_an_error(models_dir: Path):
     looked = look(jsonl(10), model=models_dir / "tiny-bert")
 
     assert list(found(looked)) == ["format_unsuited"]
+
+
+@pytest.mark.parametrize("rows", [ASKED, EPISODES])
+def test_rows_that_rewards_are_learned_from_suit_a_base_that_writes(
+    models_dir: Path, rows: list[dict[str, Any]]
+):
+    written, told = (look(to_jsonl(rows), model=models_dir / n) for n in ("tiny-llama", "tiny-t5"))
+
+    assert written["findings"] == []
+    assert list(found(told)) == ["format_unsuited"]
 
 
 def test_of_many_rows_some_are_measured():

@@ -3,24 +3,28 @@
 import asyncio
 import csv
 import hashlib
+import json
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
 from openai.types.fine_tuning import FineTuningJob
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import FilePayload, Page, Route, expect
 
 from app.ids import token
 from app.keys.service import Scope
+from tests.app.test_reinforcement_api import ASKED, EPISODES, GRADER
 from tests.browser.conftest import PATIENCE_MS, PHONE, Opened, Tenant
 from tests.browser.drawings import drawn
 from tests.browser.rows import put_jobs
+from tests.browser.test_access import grave_faults, sideways
 from tests.conftest import Api
 from tests.e2e.jobs import create
-from tests.factories import jsonl, preference_row, to_jsonl
+from tests.factories import chat_row, jsonl, preference_row, to_jsonl
 
 pytestmark = pytest.mark.browser
 Trained = dict[str, FineTuningJob]
@@ -206,6 +210,104 @@ async def test_a_file_of_preferences_brings_dpo_with_it(
     assert job["method"]["dpo"]["hyperparameters"]["beta"] == 0.3
 
 
+async def test_a_file_of_prompts_is_learned_from_by_a_grader(
+    opened: Opened, tenant: Tenant, http: httpx.Client
+):
+    page = await opened(tenant.admin, route="#/new")
+
+    await page.get_by_label("Upload a training file").set_input_files(uploadable(ASKED))
+    await page.get_by_label("Base model").select_option("tiny-llama")
+    await expect(page.locator(".estimate")).to_contain_text("Steps")
+    await page.get_by_label("Grader").select_option("number_match")
+    await page.get_by_label("Tolerance").fill("-1")
+    await expect(page.get_by_label("Tolerance")).to_have_attribute("aria-invalid", "true")
+    await page.get_by_label("Grader").select_option("string_check")
+    await page.get_by_label("Rewarded when it").select_option("like")
+    await expect(page.get_by_label("Reference")).to_have_value("{{ item.reference_answer }}")
+    await page.get_by_label("Reference").fill("so {{ item.reference_answer }}")
+    await page.get_by_label("Group size").fill("4")
+    await page.get_by_text("More about rewards").click()
+    await page.get_by_label("KL").fill("0.5")
+    assert await grave_faults(page) == await sideways(page) == []
+    await page.get_by_label("Name", exact=True).fill("graded")
+    await page.get_by_role("button", name="Start training").click()
+
+    await expect(page.get_by_role("heading", name="graded")).to_be_visible()
+    await expect(page.get_by_text("LoRA-MGPO by GRPO")).to_be_visible()
+    told = cancelled(http, page)["method"]["reinforcement"]
+    assert told["grader"] == {
+        "type": "string_check",
+        "name": "string_check",
+        "input": "{{ sample.output_text }}",
+        "operation": "like",
+        "reference": "so {{ item.reference_answer }}",
+    }
+    assert (told["environment"], told["group_size"], told["kl"]) == (None, 4, 0.5)
+
+
+async def test_a_file_of_episodes_is_learned_from_in_an_environment(
+    opened: Opened, tenant: Tenant, http: httpx.Client
+):
+    page = await opened(tenant.admin, route="#/new")
+
+    await page.get_by_label("Upload a training file").set_input_files(uploadable(EPISODES))
+    await page.get_by_label("Base model").select_option("tiny-llama")
+    await expect(page.locator(".estimate")).to_contain_text("Choose an environment first.")
+    await page.get_by_label("Environment").select_option("key-door")
+    await page.get_by_label("Width").fill("99")
+    await expect(page.locator(".estimate").get_by_role("alert")).to_contain_text("args.width")
+    await expect(page.get_by_label("Width")).to_have_attribute("aria-invalid", "true")
+    await page.get_by_label("Width").fill("4")
+    await page.get_by_label("Algorithm").select_option("gigpo")
+    await page.get_by_label("Step weight").fill("0.5")
+    await expect(page.locator(".estimate")).to_contain_text("Steps")
+    assert await grave_faults(page) == await sideways(page) == []
+    await page.get_by_label("Name", exact=True).fill("acting")
+    await page.get_by_role("button", name="Start training").click()
+
+    await expect(page.get_by_role("heading", name="acting")).to_be_visible()
+    await expect(page.get_by_text("LoRA-MGPO by GiGPO")).to_be_visible()
+    told = cancelled(http, page)["method"]["reinforcement"]
+    assert told["environment"]["name"] == "key-door" and told["grader"] is None
+    assert told["environment"]["args"] == {"width": 4, "height": 3, "max_steps": 40}
+    assert (told["algorithm"], told["step_weight"], told["step_discount"]) == ("gigpo", 0.5, 0.95)
+
+
+async def test_answers_are_learned_from_unless_rewards_are_chosen(
+    opened: Opened, tenant: Tenant, http: httpx.Client
+):
+    page = await opened(tenant.admin, route="#/new")
+    graders = {"right": GRADER, "long": GRADER | {"name": "long", "tolerance": 2}}
+    several = {"type": "multi", "name": "both", "graders": graders}
+    several["calculate_output"] = "right + long"
+
+    await page.get_by_label("Upload a training file").set_input_files(
+        uploadable([chat_row(number) for number in range(12)])
+    )
+    await page.get_by_label("Base model").select_option("tiny-llama")
+    await expect(page.get_by_label("Learn from")).to_have_value("supervised")
+    await expect(page.get_by_label("Grader")).to_have_count(0)
+    await page.get_by_label("Learn from").select_option("reinforcement")
+    await expect(page.get_by_label("Reference")).to_have_value("{{ item.messages[-1].content }}")
+    await page.get_by_label("Grader").select_option("multi")
+    await expect(page.locator(".estimate")).to_contain_text("Steps")  # what stands there is taken
+    await page.get_by_label("Graders and formula").fill("{")
+    await expect(page.locator(".estimate")).to_contain_text("The grader is no JSON yet.")
+    await page.get_by_label("Graders and formula").fill(json.dumps(several))
+    await page.get_by_label("Name", exact=True).fill("both")
+    await page.get_by_role("button", name="Start training").click()
+    await expect(page.get_by_role("heading", name="both")).to_be_visible()
+    first = cancelled(http, page)
+    await page.get_by_role("link", name="Clone").click()
+    await expect(page.get_by_text("12 rows of the format chat")).to_be_visible()
+    await page.get_by_label("Name", exact=True).fill("again")
+    await page.get_by_role("button", name="Start training").click()
+
+    await expect(page.get_by_role("heading", name="again")).to_be_visible()
+    assert first["method"]["reinforcement"]["grader"]["calculate_output"] == "right + long"
+    assert cancelled(http, page)["method"] == first["method"]
+
+
 async def test_what_a_job_would_take_is_told_before_it_is_submitted(
     opened: Opened, tenant: Tenant, trained: Trained, http: httpx.Client
 ):
@@ -365,6 +467,18 @@ async def test_a_chart_is_zoomed_by_touch(opened: Opened, tenant: Tenant, traine
     await zoom.get_by_role("button", name="Zoom out").tap()
 
     await expect(page.get_by_role("button", name="Show all")).to_have_count(0)
+
+
+def uploadable(rows: list[dict[str, Any]]) -> FilePayload:
+    return {"name": "rows.jsonl", "mimeType": "application/jsonl", "buffer": to_jsonl(rows)}
+
+
+def cancelled(http: httpx.Client, page: Page) -> dict[str, Any]:
+    """Cancel the job that a page is about; return it."""
+    job_id = page.url.rpartition("/")[2]
+    http.post(f"/fine_tuning/jobs/{job_id}/cancel")
+    job: dict[str, Any] = http.get(f"/fine_tuning/jobs/{job_id}").json()
+    return job
 
 
 def beginning(http: httpx.Client, job_id: str, *, steps: int) -> str:

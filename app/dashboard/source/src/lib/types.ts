@@ -138,6 +138,26 @@ export interface Report {
   findings: Finding[];
 }
 
+/** What an argument may be, as JSON schema says it. */
+export interface Schema {
+  type?: string;
+  enum?: Json[];
+  const?: Json;
+  anyOf?: Schema[];
+  default?: Json;
+  description?: string;
+  minimum?: number;
+  maximum?: number;
+}
+
+/** What agents can learn in. */
+export interface Environment {
+  id: string;
+  summary: string;
+  arguments: { properties?: Record<string, Schema> };
+  workers: string[];
+}
+
 export interface Model {
   id: string;
   created: number;

@@ -11,7 +11,16 @@ import { Loading, Page } from "../ui/page";
 import { AsCall } from "./new-job/as-call";
 import { DataStep } from "./new-job/data";
 import { EstimatePanel, useEstimate } from "./new-job/estimate";
-import { type Draft, bodyOf, changed, draftOf, emptyDraft, learnFrom, problemOf } from "./new-job/draft";
+import {
+  type Draft,
+  bodyOf,
+  changed,
+  draftOf,
+  emptyDraft,
+  missing,
+  problemOf,
+  suited,
+} from "./new-job/draft";
 import { MethodStep } from "./new-job/method";
 import { ModelStep } from "./new-job/model";
 import { TrainingStep } from "./new-job/training";
@@ -55,9 +64,9 @@ function Form({ start }: { start: Draft }) {
   const [draft, setDraft] = useState(start);
   const { busy, error, run } = useAction();
   const change = (to: Partial<Draft>) => setDraft((before) => ({ ...before, ...to }));
-  const ready = draft.training_file && draft.model ? null : "Choose a training file and a model first.";
+  const refusal = missing(draft);
   const body = bodyOf(draft);
-  const estimate = useEstimate(useSettled(ready ? null : body, 500));
+  const estimate = useEstimate(useSettled(refusal ? null : body, 500));
   const wrong = problemOf(error) ?? problemOf(estimate.error);
   const step = { draft, change, wrong, resolved: estimate.data?.spec };
   const submit = () =>
@@ -68,7 +77,7 @@ function Form({ start }: { start: Draft }) {
   return (
     <div class="new-job">
       <form onSubmit={(event) => event.preventDefault()} aria-label="New job">
-        <DataStep {...step} onFormat={(format) => change({ learn: learnFrom(format) })} />
+        <DataStep {...step} onFormat={(format) => setDraft((before) => suited(before, format))} />
         <ModelStep {...step} />
         <MethodStep {...step} />
         <TrainingStep {...step} />
@@ -76,14 +85,14 @@ function Form({ start }: { start: Draft }) {
       <aside aria-label="Before it starts">
         <EstimatePanel
           estimate={estimate}
-          ready={!ready}
+          refusal={refusal}
           onAdvice={(change) => setDraft(changed(draft, change))}
         />
         <Failure error={error} doing="The job was not taken" />
-        <Button kind="main" refusal={ready} busy={busy} onClick={submit}>
+        <Button kind="main" refusal={refusal} busy={busy} onClick={submit}>
           Start training
         </Button>
-        {ready && <p class="hint">{ready}</p>}
+        {refusal && <p class="hint">{refusal}</p>}
         <AsCall path="/fine_tuning/jobs" body={body} />
       </aside>
     </div>

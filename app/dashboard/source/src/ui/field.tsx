@@ -52,6 +52,33 @@ export function TextField({ label, value, onChange, hint, error, placeholder, nu
   );
 }
 
+/** Several lines of text, such as a template or JSON. */
+export function AreaField({
+  label,
+  value,
+  onChange,
+  hint,
+  error,
+  rows,
+}: Omit<TextProps, "placeholder" | "numeric"> & { rows: number }) {
+  return (
+    <Field label={label} hint={hint} error={error}>
+      {(ties) => (
+        <textarea
+          {...ties}
+          class="mono"
+          rows={rows}
+          value={value}
+          autoComplete="off"
+          spellcheck={false}
+          aria-invalid={!!error}
+          onInput={(event) => onChange(event.currentTarget.value)}
+        />
+      )}
+    </Field>
+  );
+}
+
 interface SelectProps {
   label: string;
   value: string;

@@ -1,9 +1,10 @@
 // What is filled in, as text; what is left empty is not sent, and the server chooses it.
 import { ApiProblem } from "../../lib/api";
 import type { Fields, Job, Json } from "../../lib/types";
+import { rewardsBody, rewardsOf, unrewarded } from "./rewards";
 
-/** How a job learns: the rows of its file decide. */
-export type Learn = "supervised" | "dpo";
+/** How a job learns: the rows of its file decide what it can be. */
+export type Learn = "supervised" | "dpo" | "reinforcement";
 
 export interface Draft {
   model: string;
@@ -12,7 +13,14 @@ export interface Draft {
   suffix: string;
   seed: string;
   priority: string;
+  /** Of the rows to train on, once it is known. */
+  format: string | null;
   learn: Learn;
+  policy: Texts;
+  grader: Texts;
+  environment: Texts;
+  /** Arguments of the environment, in JSON. */
+  args: Texts;
   hyperparameters: Texts;
   peft: Texts;
   perturbation: Texts;
@@ -24,7 +32,15 @@ export interface Draft {
 }
 
 export type Texts = Record<string, string>;
-export type Group = "hyperparameters" | "peft" | "perturbation" | "training" | "resources" | "budget";
+export type Group =
+  | "policy"
+  | "environment"
+  | "hyperparameters"
+  | "peft"
+  | "perturbation"
+  | "training"
+  | "resources"
+  | "budget";
 export type Groups = Partial<Record<Group, Texts>>;
 
 /** What the server does not take, and which field it is about. */
@@ -54,7 +70,12 @@ export function emptyDraft(): Draft {
     suffix: "",
     seed: "",
     priority: "",
+    format: null,
     learn: "supervised",
+    policy: {},
+    grader: {},
+    environment: {},
+    args: {},
     hyperparameters: {},
     peft: { method: "lora" },
     perturbation: { type: "mgpo" },
@@ -98,8 +119,8 @@ export function draftOf(job: Job): Draft {
       ...(job.evaluation.sharpness ? { evaluation: job.evaluation } : {}),
       ...(job.metadata ? { metadata: job.metadata } : {}),
       ...(job.integrations.length ? { integrations: job.integrations } : {}),
-      ...(job.method.type === "reinforcement" ? { method: job.method as Fields } : {}),
     },
+    ...rewardsOf(job),
   };
 }
 
@@ -111,7 +132,6 @@ function withoutDefaults(perturbation: Fields): Fields {
 /** Write the job as it is submitted. */
 export function bodyOf(draft: Draft): Fields {
   const { patience, ...training } = draft.training;
-  const { method, ...rest } = draft.rest;
   const stop: Fields = patience ? { early_stopping: { patience: Number(patience) } } : {};
   const groups: Record<string, Fields> = {
     peft: sent(draft.peft),
@@ -131,32 +151,45 @@ export function bodyOf(draft: Draft): Fields {
     }),
     model: draft.model,
     ...(draft.suffix ? { suffix: draft.suffix } : {}),
-    ...(method ? reinforcementBody(method as Fields, draft.hyperparameters) : methodBody(draft)),
+    ...methodBody(draft, draft.learn === "reinforcement" ? rewardsBody(draft) : {}),
     ...Object.fromEntries(Object.entries(groups).filter(([, fields]) => Object.keys(fields).length)),
-    ...rest,
+    ...draft.rest,
   };
 }
 
-/** Write how a reinforcement job that was cloned learns: as it did, but for what the form has fields for. */
-function reinforcementBody(method: Fields, { beta: _, ...filled }: Texts): Fields {
-  const asked = (method.reinforcement ?? {}) as Fields;
-  const reinforcement = {
-    ...asked,
-    hyperparameters: { ...((asked.hyperparameters ?? {}) as Fields), ...sent(filled) },
-  };
-  return { method: { type: "reinforcement", reinforcement } };
+/** How a job can learn from rows of a format: what it does unless told otherwise comes first. */
+export function waysOf(format: string | null): [Learn, ...Learn[]] {
+  if (format === "prompt_only" || format === "episode") return ["reinforcement"];
+  return format === "chat" ? ["supervised", "reinforcement"] : [learnFrom(format)];
 }
 
+/** Let a draft learn as its rows allow; rows of another format than before begin with what they do by default. */
+export function suited(draft: Draft, format: string | null): Draft {
+  const ways = waysOf(format);
+  const stays = ways.includes(draft.learn) && [null, format].includes(draft.format);
+  return { ...draft, format, learn: stays ? draft.learn : ways[0] };
+}
+
+/** How a job learns from rows that have answers. */
 export function learnFrom(format: string | null): Learn {
   return format === "preference" ? "dpo" : "supervised";
 }
 
-/** Write how a job learns, where that is not what is done by default. */
-export function methodBody({ learn, hyperparameters }: Pick<Draft, "learn" | "hyperparameters">): Fields {
+/** Say what has to be filled in before the server can be asked. */
+export function missing(draft: Draft): string | null {
+  if (!draft.training_file || !draft.model) return "Choose a training file and a model first.";
+  return draft.learn === "reinforcement" ? unrewarded(draft) : null;
+}
+
+/** Write how a job learns, where that is not what is done by default; `more` stands beside the hyperparameters. */
+export function methodBody(
+  { learn, hyperparameters }: Pick<Draft, "learn" | "hyperparameters">,
+  more: Fields = {},
+): Fields {
   const { beta, ...others } = hyperparameters;
   const filled = sent(learn === "dpo" && beta ? { ...others, beta } : others);
   if (learn === "supervised" && !Object.keys(filled).length) return {};
-  return { method: { type: learn, [learn]: { hyperparameters: filled } } };
+  return { method: { type: learn, [learn]: { ...more, hyperparameters: filled } } };
 }
 
 /** Take over a change that is named by dotted names, such as training.micro_batch_size. */
@@ -170,7 +203,7 @@ export function changed(draft: Draft, change: Fields): Draft {
   return groups;
 }
 
-function texts(fields: Fields): Texts {
+export function texts(fields: Fields): Texts {
   return Object.fromEntries(
     Object.entries(fields)
       .filter(([, value]) => value !== null)

@@ -15,19 +15,18 @@ export function useEstimate(body: Fields | null): Loaded<Estimate> {
 
 interface Props {
   estimate: Loaded<Estimate>;
-  ready: boolean;
+  /** Why there is none yet. */
+  refusal: string | null;
   onAdvice: (change: Fields) => void;
 }
 
-export function EstimatePanel({ estimate, ready, onAdvice }: Props) {
+export function EstimatePanel({ estimate, refusal, onAdvice }: Props) {
   const { data, error } = estimate;
   return (
     <section class="card estimate" aria-live="polite">
       <h2>Estimate</h2>
-      {!ready && (
-        <p class="muted">Choose a training file and a model: what the job would take stands here.</p>
-      )}
-      {ready && !data && !error && <p class="muted">Working it out…</p>}
+      {refusal && <p class="muted">{refusal} What the job would take stands here then.</p>}
+      {!refusal && !data && !error && <p class="muted">Working it out…</p>}
       <Failure error={error} doing="The job would not be taken" />
       {data && <Numbers estimate={data} />}
       {data?.fits.advice.map((each) => (

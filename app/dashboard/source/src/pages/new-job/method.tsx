@@ -1,6 +1,14 @@
+import { SelectField } from "../../ui/field";
+import { type Learn, type StepProps, waysOf } from "./draft";
 import { PERTURBATIONS, PeftSettings, PerturbationSettings } from "./method-settings";
-import type { StepProps } from "./draft";
+import { Reinforcement } from "./reinforcement";
 import { Setting } from "./setting";
+
+const WAYS: Record<Learn, string> = {
+  supervised: "the answers in the file",
+  dpo: "preferences",
+  reinforcement: "rewards for its own answers",
+};
 
 export function MethodStep(props: StepProps) {
   const { draft, change } = props;
@@ -10,7 +18,9 @@ export function MethodStep(props: StepProps) {
   return (
     <fieldset class="card">
       <legend>3. Method</legend>
+      {waysOf(draft.format).length > 1 && <Ways {...props} />}
       {draft.learn === "dpo" && <Preferences {...props} />}
+      {draft.learn === "reinforcement" && <Reinforcement {...props} />}
       {!goesOn && <PeftSettings {...props} />}
       <div role="radiogroup" aria-label="Perturbation" class="choices">
         {PERTURBATIONS.map(([each, name, words]) => (
@@ -29,6 +39,18 @@ export function MethodStep(props: StepProps) {
       </div>
       <PerturbationSettings {...props} />
     </fieldset>
+  );
+}
+
+/** What to learn from, where the rows leave a choice. */
+function Ways({ draft, change }: StepProps) {
+  return (
+    <SelectField
+      label="Learn from"
+      value={draft.learn}
+      onChange={(learn) => change({ learn: learn as Learn })}
+      options={waysOf(draft.format).map((way): [string, string] => [way, WAYS[way]])}
+    />
   );
 }
 

@@ -10,6 +10,12 @@ export interface SettingsProps {
   resolved?: Record<string, Fields> | undefined;
 }
 
+/** Where groups stand that are not sent under their own names. */
+const SENT: Partial<Record<Group, string>> = {
+  policy: "method.reinforcement",
+  environment: "method.reinforcement.environment",
+};
+
 interface Props extends SettingsProps {
   group: Group;
   name: string;
@@ -35,7 +41,7 @@ export function Setting({
 }: Props) {
   const value = draft[group]?.[name] ?? "";
   const set = (text: string) => change({ [group]: { ...draft[group], [name]: text } });
-  const error = errorAt(wrong, `${group}.${name}`);
+  const error = errorAt(wrong, `${SENT[group] ?? group}.${name}`);
   if (options) {
     const empty: [string, string][] = standard ? [["", `${standard} (default)`]] : [];
     return (
@@ -49,7 +55,7 @@ export function Setting({
       />
     );
   }
-  const chosen = resolved?.[group === "hyperparameters" ? "training" : group]?.[name];
+  const chosen = (resolved && fieldsOf(resolved, group))?.[name];
   const shown = chosen === undefined || chosen === null || value ? standard : `${chosen}`;
   return (
     <TextField
@@ -62,4 +68,10 @@ export function Setting({
       {...(shown ? { placeholder: shown } : {})}
     />
   );
+}
+
+/** What the server would choose for a group. */
+function fieldsOf(resolved: Record<string, Fields>, group: Group): Fields | undefined {
+  if (group === "policy") return resolved.method?.reinforcement as Fields | undefined;
+  return resolved[group === "hyperparameters" ? "training" : group];
 }
