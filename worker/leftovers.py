@@ -40,9 +40,14 @@ def adopt(folder: RunDir) -> list[TrainEvent]:
 
 
 def end_processes(folder: Path) -> None:
-    """Kill whatever was started for a run folder: its path stands in the command line."""
-    for process in psutil.process_iter(["cmdline"]):
-        if str(folder) in (process.info["cmdline"] or ()):
+    """Kill whatever was started for a run folder, however deep below its run and by whom.
+
+    It stands in a run's command line; below it, environments and what they start have their TMPDIR.
+    """
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        writes_to = (process.info["environ"] or {}).get("TMPDIR", "")
+        is_run = str(folder) in (process.info["cmdline"] or ())
+        if is_run or Path(writes_to).is_relative_to(folder):
             log.warning("run.orphan_killed", pid=process.pid, folder=str(folder))
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -66,7 +71,12 @@ async def sweep(db: Database, runs: Path) -> None:
         live = set(await tx.scalars(query))
     for job_id in found.keys() - live:
         log.info("run.left_over_removed", job_id=job_id)
-        await asyncio.to_thread(shutil.rmtree, found[job_id], ignore_errors=True)
+        await asyncio.to_thread(_remove_job, found[job_id])
+
+
+def _remove_job(folder: Path) -> None:
+    end_processes(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folders(runs: Path) -> dict[str, Path]:

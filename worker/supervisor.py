@@ -172,6 +172,7 @@ async def _train(
         exit_code = await _watch(run, run.process, ends_at=placement.ends_at)
     finally:
         await launcher.kill(run.process)
+        await asyncio.to_thread(leftovers.end_processes, run.folder.path)
     told = memory.killed(run.claim.spec, run.last_step) if memory.oom_kills() > kills else None
     free = await asyncio.to_thread(shutil.disk_usage, run.folder.path)
     return outcome(

@@ -50,6 +50,20 @@ def test_a_run_whose_supervisor_hangs_is_ended_before_its_folder_is_taken(tmp_pa
         assert not psutil.pid_exists(orphan.pid)
 
 
+def test_what_an_environment_started_is_ended_in_whatever_session_it_is(tmp_path: Path):
+    first, tenth = attempt(tmp_path, 1), attempt(tmp_path, 10)
+    command = [sys.executable, "-c", "import time; time.sleep(100)"]
+    theirs, of_another = (
+        subprocess.Popen(command, env={"TMPDIR": str(run.path / "rooms")}, start_new_session=True)
+        for run in (first, tenth)
+    )
+    with theirs, of_another:
+        leftovers.end_processes(first.path)
+
+        assert not psutil.pid_exists(theirs.pid) and of_another.poll() is None
+        of_another.kill()
+
+
 @pytest.mark.usefixtures("empty_queue")
 async def test_folders_of_jobs_that_are_over_are_removed(db: Database, tmp_path: Path):
     attempt(tmp_path / "ftjob-unknown", 1)

@@ -25,9 +25,19 @@ class Hosts:
     """
 
     def __init__(
-        self, name: str, arguments: Mapping[str, object], *, slots: int, timeout_s: float
+        self,
+        name: str,
+        arguments: Mapping[str, object],
+        *,
+        slots: int,
+        timeout_s: float,
+        inside: Path | None = None,
     ) -> None:
         """Start the processes, all at once.
+
+        Args:
+            inside: the folder that they write below, so that who ends a run finds what it left;
+                the system's for temporary files by default.
 
         Raises:
             EnvironmentUnavailable: none of that name is installed, or it cannot be made here.
@@ -38,7 +48,9 @@ class Hosts:
             raise EnvironmentUnavailable(f"No environment {name!r} is installed here, but {there}.")
         self._timeout_s = timeout_s
         self._loop = asyncio.Runner()
-        self._scratch = TemporaryDirectory(prefix="basin-environments-", ignore_cleanup_errors=True)
+        self._scratch = TemporaryDirectory(
+            prefix="basin-environments-", dir=inside, ignore_cleanup_errors=True
+        )
         folder = Path(self._scratch.name)
         environment = _environment(inherited_environment(), folder)
         self._slots = [

@@ -74,12 +74,12 @@ def options(
     shared = {"asked": asked, "tell": run.append_event}
     if asked.environment is None:
         return shared | {"grader": grader_adapter.validate_python(asked.grader)}
-    hosts = opened.enter_context(_hosts(spec, asked))
+    hosts = opened.enter_context(_hosts(run, spec, asked))
     script = Script(tokenizer, hosts.instructions)
     return shared | {"arena": hosts, "script": script, "max_length": limit}
 
 
-def _hosts(spec: TrainSpec, asked: ReinforcementSpec) -> Hosts:
+def _hosts(run: RunDir, spec: TrainSpec, asked: ReinforcementSpec) -> Hosts:
     environment = asked.environment
     assert environment is not None
     try:
@@ -88,6 +88,7 @@ def _hosts(spec: TrainSpec, asked: ReinforcementSpec) -> Hosts:
             environment.args,
             slots=spec.training.batch_size * asked.group_size,
             timeout_s=environment.timeout_s,
+            inside=run.path,
         )
     except EnvironmentUnavailable as error:
         param = "method.reinforcement.environment"
