@@ -11,7 +11,9 @@ BODY = {
 }
 
 
-def assert_all_is_well(cluster: Cluster, job_id: str, undisturbed: str) -> None:
+def assert_all_is_well(
+    cluster: Cluster, job_id: str, undisturbed: str, *, steps: int = STEPS
+) -> None:
     """One accepted attempt, no stale row, the undisturbed run's bits, nothing left behind."""
     job = cluster.job(job_id)
     outcomes = [attempt["outcome"] for attempt in cluster.attempts(job_id)]
@@ -19,18 +21,18 @@ def assert_all_is_well(cluster: Cluster, job_id: str, undisturbed: str) -> None:
     assert outcomes.count("succeeded") == 1 and outcomes[-1] == "succeeded", outcomes
     assert None not in outcomes
     assert cluster.weights(job_id) == undisturbed
-    assert_every_step_is_told_once(cluster, job_id)
+    assert_every_step_is_told_once(cluster, job_id, steps)
     assert within(10, lambda: not cluster.run_of(job_id)), cluster.run_of(job_id)
     assert_nothing_is_left(cluster, job_id)
 
 
-def assert_every_step_is_told_once(cluster: Cluster, job_id: str) -> None:
+def assert_every_step_is_told_once(cluster: Cluster, job_id: str, steps: int) -> None:
     """A value a step, and of two attempts that took a step the later one's."""
     rows = cluster.sql(
         "SELECT step, attempt FROM metrics WHERE job_id = %s AND name = 'train_loss' ORDER BY step",
         job_id,
     )
-    assert [step for step, _ in rows] == list(range(1, STEPS + 1))
+    assert [step for step, _ in rows] == list(range(1, steps + 1))
     attempts = [attempt for _, attempt in rows]
     assert attempts == sorted(attempts)
 
