@@ -49,7 +49,9 @@ def end_processes(folder: Path) -> None:
         is_run = str(folder) in (process.info["cmdline"] or ())
         if is_run or Path(writes_to).is_relative_to(folder):
             log.warning("run.orphan_killed", pid=process.pid, folder=str(folder))
-            with suppress(psutil.NoSuchProcess):
+            with suppress(
+                psutil.NoSuchProcess, psutil.AccessDenied
+            ):  # another user's is none of ours
                 process.kill()
                 process.wait(timeout=10)
 
