@@ -1,5 +1,6 @@
 """Text adventures of Microsoft's TextWorld, each made on this machine from a seed."""
 
+import fcntl
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -102,21 +103,34 @@ def games_folder() -> Path:
 
 @contextmanager
 def game_file(arguments: TextWorldArguments, seed: int, *, folder: Path) -> Iterator[Path]:
-    """Give the game of a seed from the folder; one that is not there is made, and kept.
-
-    Several processes may want the same one: it is made aside, and put into its place whole.
-    """
+    """Give the game of a seed from the folder; one that is not there is made, and kept."""
     kept = folder / _name(arguments, seed)
-    if (kept / GAME).is_file():
-        yield kept / GAME
+    if not (kept / GAME).is_file() and sum(1 for _ in folder.iterdir()) >= KEPT:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as aside:
+            make(arguments, seed, Path(aside) / GAME)
+            yield Path(aside) / GAME
         return
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as aside:
+    with _one_of_a_run(kept.name):
+        if not (kept / GAME).is_file():
+            _make_and_keep(arguments, seed, kept)
+    yield kept / GAME
+
+
+@contextmanager
+def _one_of_a_run(name: str) -> Iterator[None]:
+    """Let one process at a time pass: those of a run, which a group plays in, share a TMPDIR."""
+    with (Path(tempfile.gettempdir()) / f"{FOLDER}-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make_and_keep(arguments: TextWorldArguments, seed: int, kept: Path) -> None:
+    """Make a game aside, and put it into its place whole."""
+    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".") as aside:
         made = Path(aside) / "made"
         make(arguments, seed, made / GAME)
-        if sum(1 for _ in folder.iterdir()) <= KEPT:
-            with suppress(OSError):  # another process was first
-                made.rename(kept)
-        yield (made if made.exists() else kept) / GAME
+        with suppress(OSError):  # a process of another run was first
+            made.rename(kept)
 
 
 def make(arguments: TextWorldArguments, seed: int, file: Path) -> None:

@@ -4,7 +4,10 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,31 @@ def test_a_game_is_made_once_and_kept(kept: Path):
     again = TextWorld(arguments).reset({"seed": 1})
 
     assert first == again and [each.stat().st_ctime_ns for each in kept.iterdir()] == [made_at]
+
+
+@needs_textworld
+def test_of_agents_that_begin_at_once_one_makes_the_game(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made: list[Path] = []
+
+    def slowly(arguments: TextWorldArguments, seed: int, file: Path) -> None:
+        made.append(file)
+        time.sleep(0.2)
+        file.parent.mkdir()
+        file.touch()
+
+    monkeypatch.setattr(text_world, "make", slowly)
+    monkeypatch.setattr(tempfile, "tempdir", str(kept.parent))
+
+    def begin(_: int) -> Path:
+        with text_world.game_file(TextWorldArguments(), 1, folder=kept) as file:
+            return file
+
+    with ThreadPoolExecutor(4) as agents:
+        (file,) = set(agents.map(begin, range(4)))
+
+    assert len(made) == 1 and list(kept.iterdir()) == [file.parent]
 
 
 @needs_textworld
