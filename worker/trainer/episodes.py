@@ -117,7 +117,8 @@ def _begun(script: Script, outcome: Outcome | Failure, room: int) -> Episode:
         raise RunError(
             "context_too_short",
             f"What the environment says first is {len(prompt)} tokens, which leaves no room for an"
-            " action: raise training.max_length, or lower max_completion_tokens.",
+            f" action: it may be {room}. Raise training.max_length, as far as the model's context"
+            " goes, or lower max_completion_tokens.",
             param="training.max_length",
         )
     return Episode(prompt, now=outcome)
