@@ -32,7 +32,7 @@ from app.settings import ApiSettings
 from app.tables import Base
 from tests.app.records import run_now
 from tests.conftest import Api, celery_worker, running_api
-from tests.factories import jsonl
+from tests.factories import to_jsonl
 from tests.receiver import RECEIVER_HOST, Receiver, receiving
 from tests.waiting import within
 
@@ -64,6 +64,17 @@ WANDB_KEY = f"canary-stored-{token(24)}"
 REFUSED = [f"canary-{token(4)}", f"canary-url-{token(12)}"]  # a key too short, a URL's password
 SECRETS = [DATABASE, BROKER, PEPPER, *SEALS, COLLECTOR, TRACES, WRONG_KEY, WANDB_KEY, *REFUSED]
 WANDB = "/organization/integrations/wandb"
+# Of all kinds of jobs the one that starts the most: a policy that learns in an environment.
+EPISODES = [{"episode": {"seed": seed}} for seed in range(12)]
+METHOD = {
+    "type": "reinforcement",
+    "reinforcement": {
+        "environment": {"name": "key-door", "max_turns": 3},
+        "group_size": 2,
+        "max_completion_tokens": 8,
+        "hyperparameters": {"n_epochs": 1, "batch_size": 4},
+    },
+}
 PARTS = (
     "",
     "/events",
@@ -85,6 +96,7 @@ class Seen:
     texts: dict[str, str] = field(default_factory=dict)
     commands: set[str] = field(default_factory=set)
     trainers: list[dict[str, str]] = field(default_factory=list)
+    rooms: list[dict[str, str]] = field(default_factory=list)
     forwarders: list[dict[str, str]] = field(default_factory=list)
     webhooks: Receiver = field(default_factory=Receiver)
     traces: Receiver = field(default_factory=Receiver)
@@ -182,11 +194,10 @@ def hand_over(http: httpx.Client, seen: Seen) -> None:
 
 def work(http: httpx.Client, settings: ApiSettings, seen: Seen) -> None:
     """Train one job and fail at another, and tell of both; look at every process meanwhile."""
-    upload = {"file": ("train.jsonl", jsonl(12))}
+    upload = {"file": ("train.jsonl", to_jsonl(EPISODES))}
     file = http.post("/files", data={"purpose": "fine-tune"}, files=upload).json()
-    asked = {"model": "tiny-llama", "training_file": file["id"]}
-    short = {"hyperparameters": {"n_epochs": 1, "batch_size": 4}}
-    short |= {"integrations": [{"type": "wandb", "wandb": {"project": "tuning"}}]}
+    asked = {"model": "tiny-llama", "training_file": file["id"], "method": METHOD}
+    short = {"integrations": [{"type": "wandb", "wandb": {"project": "tuning"}}]}
     jobs = [
         http.post("/fine_tuning/jobs", json=asked | more).json()["id"]
         for more in (short, {"model": "broken-llama"})
@@ -216,7 +227,7 @@ def work(http: httpx.Client, settings: ApiSettings, seen: Seen) -> None:
 
 
 def look_at_processes(seen: Seen) -> None:
-    """What anybody on the machine reads of a command line; and what a trainer is given."""
+    """What anybody on the machine reads of a command line; and what a run is given."""
     for process in psutil.Process().children(recursive=True):
         try:
             command = " ".join(process.cmdline())
@@ -224,6 +235,8 @@ def look_at_processes(seen: Seen) -> None:
             environment = process.environ()  # empty, if it ended just now
             if environment and "worker.trainer" in command:
                 seen.trainers.append(environment)
+            if environment and "worker.environments.host" in command:
+                seen.rooms.append(environment)
             if environment and "app.integrations.to_" in command:
                 seen.forwarders.append(environment)
         except psutil.Error:
@@ -294,6 +307,9 @@ def test_it_was_really_looked(seen: Seen):
         assert event in logs
     assert "Failed to export" in logs
     assert any(where.startswith("adapter/") for where in seen.texts)
+    assert any(
+        "step_advantage" in told for where, told in seen.texts.items() if "/rollouts" in where
+    )
     assert "Created fine-tuning job" in seen.texts["rows"]
     for change in ("integration.stored", "webhook.rotated"):
         assert change in seen.texts["rows"]
@@ -322,9 +338,9 @@ def test_no_secret_is_on_a_command_line(seen: Seen):
     assert not seen.found(commands)
 
 
-def test_a_trainer_is_given_no_secret(seen: Seen):
-    assert seen.trainers
-    assert not seen.found(str(seen.trainers))
+def test_a_trainer_and_an_environment_are_given_no_secret(seen: Seen):
+    assert seen.trainers and seen.rooms
+    assert not seen.found(str([*seen.trainers, *seen.rooms]))
 
 
 def test_a_setting_that_is_wrong_is_named_and_not_shown(
