@@ -24,7 +24,14 @@ ROOMS = {
     "key-door-with-engine": "tests.chaos.rooms:KeyDoorWithEngine",
     "unruly": "tests.chaos.rooms:Unruly",
 }
-TRAINING = {"max_steps": STEPS, "checkpoint_steps": EVERY, "learning_rate": 1e-3, "max_length": 256}
+TRAINING = {
+    "max_steps": STEPS,
+    "checkpoint_steps": EVERY,
+    "eval_steps": 10,
+    "learning_rate": 1e-3,
+    "max_length": 256,
+}
+SAME = ["train_loss", "train_reward_mean", "valid_reward_mean"]  # whatever was done to a run
 GRADER = {
     "type": "text_similarity",
     "name": "close",
@@ -51,8 +58,10 @@ class Task:
         hyperparameters = {"batch_size": 1, "n_epochs": 1}
         common = {"group_size": GROUP, "max_completion_tokens": 6, "kl": 0.02}
         policy = common | {"hyperparameters": hyperparameters} | self.asked
+        rows = to_jsonl(list(self.rows))
         return cluster.submit(
-            rows=to_jsonl(list(self.rows)),
+            rows=rows,
+            validation_file=cluster.upload(rows),
             method={"type": "reinforcement", "reinforcement": policy},
             training=TRAINING | training,
             peft={"method": "lora", "r": 4},
@@ -124,9 +133,19 @@ def assert_no_file_is_left(cluster: Cluster, worker: Worker) -> None:
 
 
 def assert_it_learned_from_the_same(cluster: Cluster, job_id: str, undisturbed: str) -> None:
-    """The bits of a job that was left alone, and its rollouts, each once."""
+    """The bits of a job that was left alone, its rollouts, each once, and what they came to."""
     assert_all_is_well(cluster, job_id, cluster.weights(undisturbed), steps=STEPS)
     assert rollouts(cluster, job_id) == rollouts(cluster, undisturbed)
+    assert measured(cluster, job_id) == measured(cluster, undisturbed)
+
+
+def measured(cluster: Cluster, job_id: str) -> list[tuple[Any, ...]]:
+    query = (
+        "SELECT name, step, value FROM metrics WHERE job_id = %s AND name = ANY(%s) ORDER BY 1, 2"
+    )
+    found = cluster.sql(query, job_id, SAME)
+    assert {name for name, *_ in found} == set(SAME)
+    return found
 
 
 def rollouts(cluster: Cluster, job_id: str) -> list[dict[str, Any]]:
