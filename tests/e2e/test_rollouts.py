@@ -4,7 +4,6 @@ import io
 import shutil
 import tarfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import openai
 import pytest
 
 from tests.e2e.jobs import create, wait
+from tests.environments import needs_textworld
 from tests.factories import make_model_folder, to_jsonl
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -90,7 +90,7 @@ def long_llama(models_dir: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("long_llama")
-@pytest.mark.skipif(find_spec("textworld") is None, reason="the extra `agents` is not installed")
+@needs_textworld
 def test_a_text_adventure_is_played_and_learned_from(http: httpx.Client, client: openai.OpenAI):
     one_game = [{"episode": {"seed": 1}}] * len(EPISODES)  # making another takes seconds
 
