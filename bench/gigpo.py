@@ -45,7 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
     MGPO: {"algorithm": "gigpo"},
 }
 NONE = {"type": "none"}
-CLONED_EPISODES, CLONE_STEPS, CLONE_RATE = 4096, 1200, 3e-3
+CLONED_EPISODES, CLONE_RATE = 1024, 3e-3
 TRAINED_EPISODES, HELD_OUT_EPISODES = 256, 64
 GROUPS, GROUP_SIZE, EVALUATIONS = 4, 8, 6
 PARTS = {"rollouts": "rollout_seconds", "advantages": "advantage_seconds", "a step": "step_seconds"}
@@ -146,7 +146,7 @@ def cloned(world: World, setting: Setting) -> Path:
     body = {
         "peft": {"method": "full"},
         "perturbation": NONE,
-        "training": {"max_steps": CLONE_STEPS, "learning_rate": CLONE_RATE},
+        "training": {"max_steps": world.clone_steps, "learning_rate": CLONE_RATE},
         "hyperparameters": {"batch_size": 16},
     }
     rows = [*dialogues(world, CLONED_EPISODES, expert_share=setting.expert_share)]

@@ -98,13 +98,13 @@ class Lint:
             self.see_plain(number + room, lines[room:])
             return
         numbers = range(number, number + len(lines))
-        digests = map(hash, map(bytes.rstrip, lines))  # as `_digest`, without a call for each
-        firsts: list[int | None]
-        usual: list[int | None]
+        digests = [*map(hash, map(bytes.rstrip, lines))]  # as `_digest`, without a call for each
+        usual: list[int | None] = [*numbers]
+        firsts = usual
         if room > 0:
-            firsts, usual = [*map(self._digests.setdefault, digests, numbers)], [*numbers]
-        else:
-            firsts, usual = [*map(self._digests.get, digests)], [None] * len(lines)
+            firsts = [*map(self._digests.setdefault, digests, numbers)]
+        elif not self._digests.keys().isdisjoint(digests):
+            firsts = [*map(self._digests.get, digests)]
         if firsts != usual:
             for first, this in zip(firsts, numbers, strict=True):
                 if first is not None and first != this:

@@ -62,7 +62,7 @@ class AgentTrainer(PolicyTrainer):
         self._note_played()
         nothing = [self._tokenizer.eos_token_id]  # TRL takes no empty sequence
         return {
-            "prompt_ids": [episode.prompt for episode in self._played],
+            "prompt_ids": [episode.prompt[: self.max_length] for episode in self._played],
             "completion_ids": [episode.ids or nothing for episode in self._played],
             "logprobs": None,
             "env_mask": [[int(o >= 0) for o in episode.owners or [-1]] for episode in self._played],

@@ -43,6 +43,7 @@ class Episode:
     success: bool = False
     failure: str | None = None
     now: Outcome | None = None  # None when it is over
+    too_long: bool = False
 
     @property
     def reward(self) -> float:
@@ -91,10 +92,17 @@ def play(
         room: how many tokens a context may have for another action to fit; a longer episode ends.
 
     Raises:
-        RunError: not even the first one fits.
+        RunError: not even the first one fits, in none of the episodes.
     """
-    outcomes = arena.reset(asked)
-    episodes = [_begun(script, outcome, room) for outcome in outcomes]
+    episodes = [_begun(script, outcome, room) for outcome in arena.reset(asked)]
+    if all(episode.too_long for episode in episodes):
+        raise RunError(
+            "context_too_short",
+            f"What the environment says first is {len(episodes[0].prompt)} tokens, which leaves no"
+            f" room for an action: it may be {room}. Raise training.max_length, as far as the"
+            " model's context goes, or lower max_completion_tokens.",
+            param="training.max_length",
+        )
     written: dict[int, list[int]] = {}
     for _ in range(max_turns):
         for place, tokens in written.items():
@@ -114,13 +122,8 @@ def _begun(script: Script, outcome: Outcome | Failure, room: int) -> Episode:
         return Episode(script.opening(""), failure=outcome.reason)
     prompt = script.opening(outcome.observation)
     if len(prompt) > room:
-        raise RunError(
-            "context_too_short",
-            f"What the environment says first is {len(prompt)} tokens, which leaves no room for an"
-            f" action: it may be {room}. Raise training.max_length, as far as the model's context"
-            " goes, or lower max_completion_tokens.",
-            param="training.max_length",
-        )
+        why = f"it begins with {len(prompt)} tokens, and an action fits after {room}"
+        return Episode(prompt, failure=why, too_long=True)
     return Episode(prompt, now=outcome)
 
 

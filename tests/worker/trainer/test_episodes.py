@@ -1,6 +1,7 @@
 """Episodes: who wrote which token, what an action was worth, and when an episode is over."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,19 @@ def test_an_episode_ends_where_no_action_would_fit(script: Script):
 def test_a_context_that_is_too_short_for_the_first_action_is_told(script: Script):
     with pytest.raises(RunError, match="leaves no room for an action"):
         played(script, way(), room=20)
+
+
+def test_an_episode_that_begins_too_long_is_left_out_while_others_go_on(script: Script):
+    class Wordy(Here):
+        def reset(self, episodes: Sequence[Mapping[str, object]]) -> list[Outcome | Failure]:
+            first, *others = super().reset(episodes)
+            assert isinstance(first, Outcome)
+            return [replace(first, observation="words " * 500), *others]
+
+    wordy, other = played(script, way(), way(), arena=Wordy(), room=1000)
+
+    assert wordy.failure is not None and "an action fits after 1000" in wordy.failure
+    assert other.success
 
 
 def test_an_environment_that_breaks_ends_its_episode_alone(script: Script):
