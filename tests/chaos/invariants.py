@@ -26,7 +26,7 @@ def assert_all_is_well(
     assert_nothing_is_left(cluster, job_id)
 
 
-def assert_every_step_is_told_once(cluster: Cluster, job_id: str, steps: int) -> None:
+def assert_every_step_is_told_once(cluster: Cluster, job_id: str, steps: int = STEPS) -> None:
     """A value a step, and of two attempts that took a step the later one's."""
     rows = cluster.sql(
         "SELECT step, attempt FROM metrics WHERE job_id = %s AND name = 'train_loss' ORDER BY step",

@@ -86,6 +86,10 @@ MISHAPS = Task(
     rows=[{"episode": {"do": wrong}} for wrong in WRONGS] * (ROWS // len(WRONGS)),
     asked={"environment": {"name": "unruly", "timeout_s": 1.0, "max_turns": 3}},
 )
+HANGS = Task(
+    rows=[{"episode": {"do": "sleep 600"}}] * ROWS,
+    asked={"environment": {"name": "unruly", "timeout_s": 600}},
+)
 TASKS = {"doors": DOORS, "sums": SUMS}
 STARTED = {"doors": 1 + 2 * GROUP, "sums": 1}  # processes: each room has an engine
 
@@ -217,6 +221,20 @@ def test_a_pause_frees_the_machine_and_the_job_goes_on_exactly(
     paused, succeeded = cluster.attempts(job_id)
     assert succeeded["first_step"] == paused["last_step"] + 1
     assert_no_file_is_left(cluster, worker)
+
+
+@slow
+def test_a_pause_ends_an_environment_that_hangs(cluster: Cluster):
+    cluster.start_worker()
+    job_id = HANGS.submit(cluster)
+    wait_until(lambda: len(family(cluster, job_id)) > GROUP, timeout_s=120)
+    started = family(cluster, job_id)
+
+    ask(cluster, job_id, "pause")
+    cluster.wait(job_id, until=("paused",), timeout_s=60)
+
+    assert_gone(started, at_least=1 + GROUP)
+    ask(cluster, job_id, "cancel")
 
 
 def ask(cluster: Cluster, job_id: str, what: str) -> None:
