@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,9 @@ def worlds() -> dict[str, World]:
     lake = FrozenLakeArguments(max_steps=10)
     frozen = FrozenLake(lake)
     found = (
+        World("key-door", KeyDoor(grid), grid, ACTIONS, partial(expert, grid), clone_steps=1500),
         World(
-            "key-door", KeyDoor(grid), grid, ACTIONS, lambda episode: expert(grid, episode), 1500
-        ),
-        World(
-            "frozen-lake", frozen, lake, STEPS, lambda episode: shortest(frozen, STEPS, episode), 300
+            "frozen-lake", frozen, lake, STEPS, partial(shortest, frozen, STEPS), clone_steps=300
         ),
     )
     return {world.name: world for world in found}

@@ -99,9 +99,15 @@ class Lint:
             return
         numbers = range(number, number + len(lines))
         digests = [*map(hash, map(bytes.rstrip, lines))]  # as `_digest`, without a call for each
+        self._see_many(digests, numbers, remember=room > 0)
+        if _may_be_damaged(b"".join(lines)):
+            for this, line in zip(numbers, lines, strict=True):
+                self._see_damage(this, line)
+
+    def _see_many(self, digests: Sequence[int], numbers: Sequence[int], *, remember: bool) -> None:
         usual: list[int | None] = [*numbers]
         firsts = usual
-        if room > 0:
+        if remember:
             firsts = [*map(self._digests.setdefault, digests, numbers)]
         elif not self._digests.keys().isdisjoint(digests):
             firsts = [*map(self._digests.get, digests)]
@@ -109,9 +115,6 @@ class Lint:
             for first, this in zip(firsts, numbers, strict=True):
                 if first is not None and first != this:
                     self._see_again(first, this)
-        if _may_be_damaged(b"".join(lines)):
-            for this, line in zip(numbers, lines, strict=True):
-                self._see_damage(this, line)
 
     def knows(self, line: bytes) -> bool:
         """Return whether a row of the file is the same as another's."""
