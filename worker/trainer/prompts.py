@@ -107,7 +107,7 @@ class Script:
         text = render_prompt(dialogue, self.tokenizer)
         text = text[text.rindex(SENTINEL) + len(SENTINEL) :]
         last = self.tokenizer.convert_ids_to_tokens(ended[-1])
-        return self._tokens(text.removeprefix(last))
+        return self._tokens(text.removeprefix(last or ""))  # a model may have more ids than tokens
 
     def said(self, tokens: Sequence[int]) -> str:
         """Return an action as text."""

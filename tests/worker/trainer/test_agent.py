@@ -99,6 +99,17 @@ def test_grpo_shows_no_advantage_of_steps(models_dir: Path, tmp_path: Path):
     assert turns and all(turn.step_advantage is turn.returned is None for turn in turns)
 
 
+def test_without_the_step_part_gigpo_is_grpo(models_dir: Path, tmp_path: Path):
+    of_steps = {"step_discount": None, "step_weight": None, "episode_weight": None}
+    grpo = make(tmp_path / "grpo", models_dir, policy={"algorithm": "grpo"} | of_steps)
+    gigpo = make(tmp_path / "gigpo", models_dir, policy={"step_weight": 0.0})
+    with_steps = make(tmp_path / "steps", models_dir)
+
+    adapters = [adapter_bytes(train_here(run)) for run in (grpo, gigpo, with_steps)]
+
+    assert adapters[0] == adapters[1] != adapters[2]
+
+
 @pytest.mark.parametrize("step", [2, 5])
 def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
     models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int

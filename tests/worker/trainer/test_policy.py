@@ -127,6 +127,14 @@ def test_a_turn_of_a_dialogue_follows_the_template_whether_the_action_ended_or_n
     assert script.said(ended) == "open"
 
 
+def test_an_id_that_is_no_token_is_read_over(tokenizer: Any):
+    script = Script(tokenizer, "Act.")
+    beyond = len(tokenizer) + 7  # the rows of a model's vocabulary are often rounded up
+
+    assert script.said([beyond]) == ""
+    assert script.answer("it opens", ended=[beyond]) == script.answer("it opens", ended=[99])
+
+
 def test_a_policy_learns_what_its_grader_likes(models_dir: Path, tmp_path: Path):
     run = make(
         tmp_path / "run",
