@@ -94,8 +94,10 @@ class Trial:
 
     @property
     def run(self) -> RunDir:
-        name = f"{self.world.name}, {self.method}, {self.seed}".replace(" ", "-").replace(",", "")
-        return RunDir(self.setting.results / name)
+        setting = self.setting
+        ways = f"{setting.updates}, {setting.rate:g}, {setting.rho:g}, {setting.expert_share:g}"
+        name = f"{self.world.name}, {self.method}, {self.seed}, {ways}"
+        return RunDir(setting.results / name.replace(", ", "-").replace(" ", "-"))
 
     @cached_property
     def success(self) -> dict[int, float]:

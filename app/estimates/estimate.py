@@ -128,7 +128,7 @@ class Estimate:
     def _tokens(self) -> TokensOut:
         each = self.spec.conversations * self.spec.rollouts
         per_epoch = self._rows.mean * self._rows.rows * each
-        steps = epoch_steps(self.spec.training, self._rows.rows, self.spec.reinforcement)
+        steps = epoch_steps(self.spec.training.batch_size, self._rows.rows, self.spec.reinforcement)
         steps_per_epoch = max(steps, 1)
         return TokensOut(
             per_epoch=round(per_epoch),

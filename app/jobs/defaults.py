@@ -30,10 +30,12 @@ from app.jobs.spec import (
     PeftSpec,
     PerturbationSpec,
     PerturbationType,
+    ReinforcementSpec,
     ResourcesSpec,
     Task,
     TrainingSpec,
     TrainSpec,
+    epoch_steps,
     planned_steps,
 )
 
@@ -83,9 +85,8 @@ def resolve(body: CreateJob, facts: Facts, *, seed: int) -> TrainSpec:
     method = body.chosen_method()
     asked = body.policy()
     policy = resolve_policy(asked, context_length=facts.context_length) if asked else None
-    each = policy.group_size if policy else 1
     training = _training(
-        hyperparameters, body.training, facts, method=method, each=each, gpus=resources.gpus
+        hyperparameters, body.training, facts, policy, method=method, gpus=resources.gpus
     )
     spec = TrainSpec(
         version=1,
@@ -206,16 +207,23 @@ def _resources(asked: ResourcesIn) -> ResourcesSpec:
 
 
 def _training(
-    asked: Hyperparameters, extra: TrainingIn, facts: Facts, *, method: Method, each: int, gpus: int
+    asked: Hyperparameters,
+    extra: TrainingIn,
+    facts: Facts,
+    policy: ReinforcementSpec | None,
+    *,
+    method: Method,
+    gpus: int,
 ) -> TrainingSpec:
     rows = facts.data.train_rows
     at_once = MICRO_BATCH_SIZE // (2 if method == "dpo" else 1)  # a pair is two conversations
     most = PROMPTS if method == "reinforcement" else rows
     batch_size = asked.batch_size or min(math.ceil(_batch_size(rows) / gpus) * gpus, most)
+    each = policy.group_size if policy else 1
     micro = _micro(
         batch_size, extra.micro_batch_size, at_once=at_once, rows=rows, each=each, gpus=gpus
     )
-    epoch = _steps_per_epoch(facts, batch_size)
+    epoch = epoch_steps(batch_size, rows, policy)
     n_epochs = asked.n_epochs or _n_epochs(rows)
     total = extra.max_steps or epoch * n_epochs
     multiplier = asked.learning_rate_multiplier or 1.0
@@ -280,10 +288,6 @@ def _batch_size(rows: int) -> int:
 
 def _n_epochs(rows: int) -> int:
     return 3 if rows < 10_000 else 1
-
-
-def _steps_per_epoch(facts: Facts, batch_size: int) -> int:
-    return math.ceil(facts.data.train_rows / batch_size)
 
 
 def _largest_divisor(number: int, *, limit: int) -> int:

@@ -71,7 +71,7 @@ class Reinforcement(Asked):
     environment: EnvironmentIn | None = None
     algorithm: Literal["grpo", "gigpo"] = "grpo"
     group_size: int = Field(default=8, ge=2, le=256)
-    temperature: FiniteFloat = Field(default=1.0, gt=0, le=2)
+    temperature: FiniteFloat = Field(default=1.0, ge=0.01, le=2)
     max_completion_tokens: int | None = Field(
         default=None,
         ge=1,

@@ -11,6 +11,8 @@ STEP_DISCOUNT, STEP_WEIGHT, EPISODE_WEIGHT = 0.95, 1.0, 1.0
 ANSWER_TOKENS, ACTION_TOKENS = 256, 32
 OF_STEPS = ("step_discount", "step_weight", "episode_weight")
 NO_SCALE = ("compute_multiplier", "eval_samples", "reasoning_effort")
+# Of a step: they are sampled at once, in an environment with a process for each.
+MOST_ROLLOUTS, MOST_AGENTS = 1024, 256
 NO_POLICY: dict[PeftMethod, str] = {
     "lora_ga": "LoRA-GA starts along the gradient of answers, and there are none yet",
 }
@@ -96,11 +98,23 @@ def check_learned(spec: TrainSpec) -> None:
             param="evaluation.sharpness",
         )
     policy = spec.reinforcement
+    if policy is not None:
+        _check_size(policy, spec.training.batch_size * policy.group_size)
     if policy is not None and policy.max_completion_tokens >= spec.training.max_length:
         raise InvalidRequest(
             f"max_completion_tokens {policy.max_completion_tokens} leaves no room for a prompt"
             f" within training.max_length {spec.training.max_length}.",
             param=f"{WHERE}.max_completion_tokens",
+        )
+
+
+def _check_size(policy: ReinforcementSpec, rollouts: int) -> None:
+    most = MOST_ROLLOUTS if policy.environment is None else MOST_AGENTS
+    if rollouts > most:
+        raise InvalidRequest(
+            f"batch_size times group_size is {rollouts}: at most {most} rollouts are sampled at"
+            " once" + (", each with a process of its own." if policy.environment else "."),
+            param=f"{WHERE}.hyperparameters.batch_size",
         )
 
 

@@ -237,17 +237,18 @@ class TrainSpec(Frozen):
 
 def planned_steps(training: TrainingSpec, rows: int, policy: ReinforcementSpec | None) -> int:
     """Return how many optimizer steps a run over so many rows takes."""
-    return training.max_steps or epoch_steps(training, rows, policy) * training.n_epochs
+    epoch = epoch_steps(training.batch_size, rows, policy)
+    return training.max_steps or epoch * training.n_epochs
 
 
-def epoch_steps(training: TrainingSpec, rows: int, policy: ReinforcementSpec | None) -> int:
+def epoch_steps(batch_size: int, rows: int, policy: ReinforcementSpec | None) -> int:
     """Return how many optimizer steps an epoch takes.
 
     A policy's batches are full: what is left over in an epoch may come in the next one.
     """
     if policy is not None:
-        return rows // training.batch_size * policy.updates_per_rollout
-    return math.ceil(rows / training.batch_size)
+        return rows // batch_size * policy.updates_per_rollout
+    return math.ceil(rows / batch_size)
 
 
 class Event(Frozen):

@@ -85,6 +85,16 @@ def test_a_job_in_an_environment_is_resolved_and_shown(http: httpx.Client, episo
     )
 
 
+def test_what_is_not_said_follows_from_how_often_rollouts_are_used(
+    http: httpx.Client, prompts: str
+):
+    once = submit(http, prompts, method=graded()).json()
+    often = submit(http, prompts, method=graded(updates_per_rollout=4)).json()
+
+    for name in ("eval_steps", "checkpoint_steps"):
+        assert often["training"][name] >= 3 * once["training"][name]
+
+
 def test_answers_of_chat_rows_can_be_graded_by(http: httpx.Client):
     job = submit(http, uploaded(http, jsonl(12)), method=graded())
 
@@ -176,6 +186,12 @@ def test_answers_of_chat_rows_can_be_graded_by(http: httpx.Client):
             {"method": graded(max_completion_tokens=128), "training": {"max_length": 128}},
             "method.reinforcement.max_completion_tokens",
             "no room for a prompt",
+        ),
+        (
+            EPISODES,
+            {"method": acting(group_size=256, hyperparameters={"batch_size": 12})},
+            "method.reinforcement.hyperparameters.batch_size",
+            "at most 256 rollouts",
         ),
         (
             ASKED,

@@ -1,6 +1,7 @@
 """The trainer's side of environments: each in a process of its own, asked all at once."""
 
 import asyncio
+import os
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +34,7 @@ class Hosts:
         timeout_s: float,
         inside: Path | None = None,
     ) -> None:
-        """Start the processes, all at once.
+        """Start the processes, a few at once.
 
         Args:
             inside: the folder that they write below, so that who ends a run finds what it left;
@@ -63,7 +64,8 @@ class Hosts:
             for number in range(slots)
         ]
         try:
-            self.instructions = self._together(slot.start() for slot in self._slots)[0]
+            at_once = asyncio.Semaphore(2 * (os.cpu_count() or 1))  # so that none starts for ever
+            self.instructions = self._together(_start(slot, at_once) for slot in self._slots)[0]
         except BaseException:
             self.close()
             raise
@@ -101,6 +103,11 @@ class Hosts:
 
     def _together(self, asked: Iterable[Coroutine[Any, Any, Said]]) -> list[Said]:
         return self._loop.run(_all(list(asked)))
+
+
+async def _start(slot: Slot, at_once: asyncio.Semaphore) -> str:
+    async with at_once:
+        return await slot.start()
 
 
 async def _all(asked: list[Coroutine[Any, Any, Said]]) -> list[Said]:

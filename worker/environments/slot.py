@@ -82,8 +82,7 @@ class Slot:
             try:
                 await self.start()
             except EnvironmentUnavailable as error:
-                await self._end()
-                return Failure(str(error))
+                return await self._fail(str(error))
         self._left_s = timeout_s
         return await self._ask({"reset": episode})
 
@@ -139,7 +138,7 @@ class Slot:
 
     async def _fail(self, reason: str) -> Failure:
         await self._end()
-        return Failure(reason)
+        return Failure(reason[:LAST_BYTES])
 
     async def _end(self) -> None:
         """Kill the process and whatever it started."""

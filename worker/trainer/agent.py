@@ -8,15 +8,17 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from app.jobs.spec import ReinforcementSpec, Turn
+from app.jobs.spec import ReinforcementSpec, Turn, Warned
 from worker.trainer.advantages import Advantages, group_in_group
 from worker.trainer.episodes import Arena, Episode, play
-from worker.trainer.policy import PolicyTrainer
+from worker.trainer.faults import RunError
+from worker.trainer.policy import SHOWN_OF_A_GROUP, PolicyTrainer
 from worker.trainer.prompts import Script
 from worker.trainer.sampling import Sampler
 
@@ -32,18 +34,19 @@ class AgentTrainer(PolicyTrainer):
         self,
         *args: Any,
         arena: Arena,
-        script: Script,
+        instructions: str,
         max_length: int,
         **kwargs: Any,
     ) -> None:
         self.arena = arena
-        self.script = script
         self.max_length = max_length
         self._played: list[Episode] = []
+        self._has_played = self._told_of_broken = False
         with warnings.catch_warnings():
             # That it may change is why TRL's version is bounded.
             warnings.filterwarnings("ignore", message=".*rollout_func.*experimental")
             super().__init__(*args, rollout_func=self._roll_out, **kwargs)
+        self.script = Script(self._tokenizer, instructions, self.eos_token_ids)
 
     def _roll_out(self, prompts: Sequence[str], _: Any) -> dict[str, Any]:
         """Play an episode for each prompt, which says what to begin."""
@@ -60,13 +63,18 @@ class AgentTrainer(PolicyTrainer):
         )
         self._metrics[self._mode]["rollout_seconds"].append(time.perf_counter() - began)
         self._note_played()
+        self._warn_of_failures()
         nothing = [self._tokenizer.eos_token_id]  # TRL takes no empty sequence
         return {
-            "prompt_ids": [episode.prompt[: self.max_length] for episode in self._played],
+            "prompt_ids": [e.prompt if e.actions else e.prompt[:1] for e in self._played],
             "completion_ids": [episode.ids or nothing for episode in self._played],
             "logprobs": None,
-            "env_mask": [[int(o >= 0) for o in episode.owners or [-1]] for episode in self._played],
+            "env_mask": [_learned(episode) for episode in self._played],
         }
+
+    def recall(self, checkpoint: Path) -> None:
+        super().recall(checkpoint)
+        self._has_played = True
 
     def _sampler(self) -> Sampler:
         return Sampler(
@@ -89,6 +97,33 @@ class AgentTrainer(PolicyTrainer):
             invalid_actions=[float(not action.valid) for action in actions],
         )
 
+    def _warn_of_failures(self) -> None:
+        """Tell once that an episode was broken off; end a run in which none ever was not.
+
+        Raises:
+            RunError: every episode of a batch is too long before the first action, from the start.
+        """
+        broken = [episode for episode in self._played if episode.failure is not None]
+        self._has_played = self._has_played or len(broken) < len(self._played)
+        if not self._has_played and self._mode == "train":
+            if all(episode.too_long for episode in broken):
+                raise RunError(
+                    "context_too_short",
+                    f"No episode leaves room for an action: {broken[0].failure}. Raise"
+                    " training.max_length, as far as the model's context goes, or lower"
+                    " max_completion_tokens.",
+                    param="training.max_length",
+                )
+            raise RunError(
+                "environment_failed",
+                f"The environment broke off every episode, the first because: {broken[0].failure}",
+                param="method.reinforcement.environment",
+            )
+        if broken and not self._told_of_broken:
+            message = f"An episode was broken off; nothing is learned from it: {broken[0].failure}"
+            self._tell(Warned(at=time.time(), code="episode_failed", message=message))
+            self._told_of_broken = True
+
     def rewards(
         self, prompts: Sequence[str], completions: Sequence[str], **rows: Any
     ) -> list[float | None]:
@@ -106,7 +141,7 @@ class AgentTrainer(PolicyTrainer):
         if found is not None:
             self.note(shared_states=(found.shared > 1).double().tolist())
             if self.shows:
-                self._show_group(self._played[:size], found)
+                self._show_group(self._played[: min(size, SHOWN_OF_A_GROUP)], found)
         return output
 
     def _show_group(self, episodes: Sequence[Episode], found: Advantages) -> None:
@@ -133,6 +168,12 @@ class AgentTrainer(PolicyTrainer):
             self.show(index, turns=turns, reward=episode.reward, **told)
 
 
+def _learned(episode: Episode) -> list[int]:
+    """Return 1 for each token that is learned: those of actions, unless it was broken off."""
+    whole = episode.failure is None
+    return [int(owner >= 0 and whole) for owner in episode.owners] or [0]
+
+
 def weights(asked: ReinforcementSpec) -> dict[str, float]:
     """Return the weights of both parts; without that of steps it is GRPO."""
     if asked.algorithm == "grpo":
@@ -146,9 +187,9 @@ def advantages(
 ) -> Advantages | None:
     """Return the advantages of all actions, in order; None if there are none.
 
-    An episode that its environment broke off is compared with no other.
+    An episode that its environment broke off is compared with no other, nor with itself.
     """
-    states: dict[str, int] = defaultdict(lambda: len(states))
+    states: dict[object, int] = defaultdict(lambda: len(states))
     rewards: list[float] = []
     owners: list[tuple[int, int, int]] = []
     acted = [(place, episode) for place, episode in enumerate(episodes) if episode.actions]
@@ -156,7 +197,8 @@ def advantages(
         group = place // size if episode.failure is None else len(episodes) + place
         for action in episode.actions:
             rewards.append(action.reward)
-            owners.append((number, group, states[action.state]))
+            state = action.state if episode.failure is None else (number, len(rewards))
+            owners.append((number, group, states[state]))
     if not rewards:
         return None
     of_episode, of_group, of_state = torch.tensor(owners).T

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from worker.environments.base import Failure, Outcome
-from worker.trainer.faults import RunError
 from worker.trainer.prompts import Script
 
 INVALID_COST = 0.1  # of an action that is none, before returns are discounted (GiGPO, app. E)
@@ -43,7 +42,7 @@ class Episode:
     success: bool = False
     failure: str | None = None
     now: Outcome | None = None  # None when it is over
-    too_long: bool = False
+    too_long: bool = False  # not even the first action would fit
 
     @property
     def reward(self) -> float:
@@ -90,19 +89,8 @@ def play(
 
     Args:
         room: how many tokens a context may have for another action to fit; a longer episode ends.
-
-    Raises:
-        RunError: not even the first one fits, in none of the episodes.
     """
     episodes = [_begun(script, outcome, room) for outcome in arena.reset(asked)]
-    if all(episode.too_long for episode in episodes):
-        raise RunError(
-            "context_too_short",
-            f"What the environment says first is {len(episodes[0].prompt)} tokens, which leaves no"
-            f" room for an action: it may be {room}. Raise training.max_length, as far as the"
-            " model's context goes, or lower max_completion_tokens.",
-            param="training.max_length",
-        )
     written: dict[int, list[int]] = {}
     for _ in range(max_turns):
         for place, tokens in written.items():

@@ -10,7 +10,6 @@ from worker.environments.base import EnvironmentUnavailable
 from worker.environments.hosts import Hosts
 from worker.rundir import RunDir
 from worker.trainer.faults import RunError
-from worker.trainer.prompts import Script
 
 OFF_POLICY = (
     "updates_per_rollout is above 1: the later updates compare log-probabilities at the perturbed"
@@ -50,13 +49,12 @@ def arguments(spec: TrainSpec) -> dict[str, Any]:
         "temperature": asked.temperature,
         "epsilon": asked.clip,
         "beta": 0.0,
+        "disable_dropout": True,  # what sampled is what is scored
         "scale_rewards": "group" if asked.normalization == "std" else "none",
     }
 
 
-def options(
-    run: RunDir, spec: TrainSpec, tokenizer: Any, opened: ExitStack, *, limit: int
-) -> dict[str, Any]:
+def options(run: RunDir, spec: TrainSpec, opened: ExitStack, *, limit: int) -> dict[str, Any]:
     """Return what the trainer of a policy takes: its judge, and where it tells of rollouts.
 
     Args:
@@ -69,14 +67,14 @@ def options(
     asked = spec.reinforcement
     if asked is None:
         return {}
-    if asked.updates_per_rollout > 1 and spec.perturbation.type != "none":
+    first = run.latest_checkpoint() is None
+    if first and asked.updates_per_rollout > 1 and spec.perturbation.type != "none":
         run.append_event(Warned(at=time.time(), code="off_policy", message=OFF_POLICY))
     shared = {"asked": asked, "tell": run.append_event}
     if asked.environment is None:
         return shared | {"grader": grader_adapter.validate_python(asked.grader)}
     hosts = opened.enter_context(_hosts(run, spec, asked))
-    script = Script(tokenizer, hosts.instructions)
-    return shared | {"arena": hosts, "script": script, "max_length": limit}
+    return shared | {"arena": hosts, "instructions": hosts.instructions, "max_length": limit}
 
 
 def _hosts(run: RunDir, spec: TrainSpec, asked: ReinforcementSpec) -> Hosts:

@@ -6,6 +6,7 @@ rollouts are what the perturbation is not: sampled, and scored for the ratio, at
 
 # Legend: B rollouts, those of one group beside each other; G rollouts of a group.
 
+import inspect
 import json
 import math
 import time
@@ -29,11 +30,13 @@ from app.graders.service import grade
 from app.jobs.spec import ReinforcementSpec, RolloutSampled, Turn, Warned
 from worker.rundir import CHECKPOINT, step_of
 from worker.trainer import distributed
+from worker.trainer.faults import RunError
 
 REFERENCE_FILE, ROLLOUTS_FILE = "reference.safetensors", "rollouts.safetensors"
 SHOWN_STEPS = 50  # of a run, about, of which a group of rollouts is kept to look at
 SHOWN_CHARACTERS = (4_000, 500, 50)  # of a text in them: as many as leave one a short line
-SHOWN_BYTES = 1 << 19  # half of what is read of the run's events at once
+SHOWN_BYTES = 1 << 16  # of one that is shown
+SHOWN_OF_A_GROUP = 16
 
 Tell = Callable[[RolloutSampled | Warned], None]
 
@@ -66,6 +69,26 @@ class StartingPoint:
         return self._start
 
 
+def positioned(model: Any) -> None:
+    """Have the model count the positions of a padded row's own tokens, wherever the padding is.
+
+    TRL pads prompts on the left and tells no positions; those that are learned, as GPT-2's, would
+    be counted from the first padding on.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if "position_ids" not in inspect.signature(base.forward).parameters:
+        return
+
+    def count(_: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        mask = given.get("attention_mask")
+        known = given.get("position_ids") is not None or given.get("past_key_values") is not None
+        if mask is not None and mask.dim() == 2 and not known:
+            given = given | {"position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)}
+        return args, given
+
+    base.register_forward_pre_hook(count, with_kwargs=True)
+
+
 class EpochSampler(RepeatSampler):  # type: ignore[misc]  # TRL is untyped
     """TRL's order of prompts, which an epoch's number alone decides: so that a run can resume."""
 
@@ -79,10 +102,18 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped
     def __init__(
         self, *args: Any, asked: ReinforcementSpec, tell: Tell, data_collator: Any, **kwargs: Any
     ) -> None:
+        if kwargs["processing_class"].eos_token_id is None:
+            raise RunError(
+                "no_end_of_sequence",
+                "The base model's tokenizer has no end-of-sequence token, so an answer would never"
+                " end: name one in its tokenizer_config.json.",
+                param="model",
+            )
         self.asked = asked
         self._tell = tell
         self._of_rollouts: dict[str, dict[str, list[float]]] = defaultdict(dict)
         super().__init__(*args, reward_funcs=[self.rewards], **kwargs)
+        positioned(self.model)
         # Told to TRL, it would make a second adapter of the first one, which the artifact carries.
         self.beta = asked.kl
 
@@ -184,7 +215,8 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped
     def shows(self) -> bool:
         """Whether the rollouts of the step that is computed now are kept to look at."""
         every = math.ceil(self.state.max_steps / SHOWN_STEPS)
-        return self._mode == "train" and self.state.global_step % every == 0
+        # As many steps are between rollouts as there are updates on them.
+        return self._mode == "train" and self.state.global_step % every < self.num_iterations
 
     def show(self, index: int, *, turns: Sequence[Turn], **told: Any) -> None:
         """Tell of a rollout of the first group, its texts cut to what a line may hold."""
@@ -192,7 +224,7 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped
         for most in SHOWN_CHARACTERS:
             short = tuple(_cut(turn, most) for turn in turns)
             event = RolloutSampled(at=time.time(), step=step, index=index, turns=short, **told)
-            if len(event.model_dump_json()) <= SHOWN_BYTES:
+            if len(event.model_dump_json().encode()) <= SHOWN_BYTES:
                 break
         self._tell(event)
 
@@ -243,7 +275,7 @@ class GradedTrainer(PolicyTrainer):
         """Show the answers to the first prompt, of which TRL keeps the last batch."""
         (rewards,) = self._logs["rewards"].values()
         columns = (self._logs["prompt"], self._logs["completion"], rewards, advantages.tolist())
-        group = islice(zip(*columns, strict=True), self.num_generations)
+        group = islice(zip(*columns, strict=True), min(self.num_generations, SHOWN_OF_A_GROUP))
         for index, (prompt, answer, reward, advantage) in enumerate(group):
             turn = Turn(
                 observation=prompt,

@@ -83,11 +83,12 @@ class Script:
     """How a dialogue with an environment is written, in the template's words.
 
     The policy sees all that came before. What it wrote is kept token for token; only what the
-    environment says is tokenized.
+    environment says is tokenized. `ends` are the ids that end a turn.
     """
 
     tokenizer: Any
     instructions: str
+    ends: Sequence[int]
 
     def opening(self, observation: str) -> list[int]:
         """Return the tokens up to where the first action begins."""
@@ -106,8 +107,9 @@ class Script:
         ]
         text = render_prompt(dialogue, self.tokenizer)
         text = text[text.rindex(SENTINEL) + len(SENTINEL) :]
-        last = self.tokenizer.convert_ids_to_tokens(ended[-1])
-        return self._tokens(text.removeprefix(last or ""))  # a model may have more ids than tokens
+        if ended[-1] in self.ends:
+            text = text.removeprefix(self.tokenizer.convert_ids_to_tokens(ended[-1]))
+        return self._tokens(text)
 
     def said(self, tokens: Sequence[int]) -> str:
         """Return an action as text."""

@@ -78,7 +78,7 @@ def _train(run: RunDir, stop: threading.Event, opened: ExitStack) -> None:
     set_seed(spec.seed)
     attached = _attach(run, inputs, base, resume)
     adapted = attached.model
-    policy = policies.options(run, inputs.spec, inputs.tokenizer, opened, limit=inputs.limit)
+    policy = policies.options(run, inputs.spec, opened, limit=inputs.limit)
     trainer, reporter = _trainer(run, inputs, attached, stop, policy, resumes=resume is not None)
     _say_started(run, inputs, adapted, resume=resume)
     if resume is not None and _nothing_left(inputs, trainer, resume):

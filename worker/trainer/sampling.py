@@ -18,7 +18,8 @@ class Sampler:
 
     Keys and values of what was read stay in the model's cache, those of dialogues that are over are
     dropped. New tokens stand at the right, after padding that no token attends to, whatever the
-    dialogues' lengths; positions count the dialogue's own tokens.
+    dialogues' lengths; positions count the dialogue's own tokens. A window that slides counts the
+    padding, too: a model with one reads its dialogues anew each time.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Sampler:
         self._temperature = temperature
         self._max_tokens = max_tokens
         self._autocast = autocast
+        self._slides = _slides(model.config.get_text_config())
         self._ends = torch.tensor(ends, device=model.device)
         self._places: list[int] = []
         self._read: dict[int, int] = {}  # how many of a dialogue's tokens the cache holds
@@ -75,7 +77,8 @@ class Sampler:
 
     def _keep(self, places: list[int]) -> None:
         """Drop the dialogues that are over; the first call of a batch begins them all."""
-        if self._cache is None:
+        if self._cache is None or self._slides:
+            self._cache = None
             self._places, self._read = places, dict.fromkeys(places, 0)
             self._mask = self._mask.new_zeros(len(places), 0)
         elif places != self._places:
@@ -102,3 +105,11 @@ class Sampler:
             self._read[place] += count
         logits_BV: Tensor = found.logits[:, -1]
         return logits_BV
+
+
+def _slides(config: Any) -> bool:
+    """Return whether some layers see the last tokens alone."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return "sliding_attention" in kinds
+    return bool(getattr(config, "sliding_window", None))

@@ -57,6 +57,9 @@ class Misbehaving:
     def _raise(self, action: str) -> str:
         raise KeyError("lamp")
 
+    def _lament(self, action: str) -> str:
+        raise ValueError("no luck " * 500_000)
+
     def _exit(self, action: str) -> str:
         sys.exit("I am leaving")
 

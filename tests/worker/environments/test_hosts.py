@@ -90,6 +90,15 @@ def test_what_goes_wrong_fails_one_episode_and_its_slot_is_used_again(action: st
     assert [seen(each) for each in again] == ["1", "1"]
 
 
+def test_of_a_long_failure_the_beginning_is_told():
+    with hosts() as one:
+        one.reset([EPISODE])
+        said = one.step({0: "lament"})
+
+    assert failure(said[0]).startswith("ValueError: no luck")
+    assert len(failure(said[0])) <= 2000
+
+
 def test_a_reset_can_fail_too():
     with hosts(slots=2) as two:
         said = two.reset([{"do": "raise"}, EPISODE])

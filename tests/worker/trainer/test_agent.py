@@ -127,6 +127,15 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
     assert shown(halved) == shown(whole)
 
 
+def test_episodes_that_all_begin_too_long_end_the_run_with_what_to_do(
+    models_dir: Path, tmp_path: Path
+):
+    with pytest.raises(RunError, match="No episode leaves room for an action") as raised:
+        train_here(make(tmp_path / "run", models_dir, training={"max_length": 64}))
+
+    assert raised.value.param == "training.max_length"
+
+
 def test_an_environment_that_is_not_there_ends_the_run_with_what_to_do(
     models_dir: Path, tmp_path: Path
 ):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from app.jobs.spec import EvalDone, RolloutSampled, StepDone, Stopped, Warned
 from tests.factories import to_jsonl
@@ -24,7 +25,7 @@ from tests.worker.trainer.warm import Warm, warm
 from worker.rundir import Placement, RunDir
 from worker.trainer.faults import RunError
 from worker.trainer.methods import TRAINABLE
-from worker.trainer.policy import SHOWN_CHARACTERS, GradedTrainer
+from worker.trainer.policy import SHOWN_CHARACTERS, GradedTrainer, positioned
 from worker.trainer.prompts import Script, encode_prompts
 
 GRADER = {
@@ -114,7 +115,7 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out(tokenizer: Any, 
 def test_a_turn_of_a_dialogue_follows_the_template_whether_the_action_ended_or_not(
     tokenizer: Any,
 ):
-    script = Script(tokenizer, "Act.")
+    script = Script(tokenizer, "Act.", [tokenizer.eos_token_id])
     opening = script.opening("a door")
     action = tokenizer("open", add_special_tokens=False)["input_ids"]
     ended = [*action, tokenizer.eos_token_id]
@@ -127,12 +128,16 @@ def test_a_turn_of_a_dialogue_follows_the_template_whether_the_action_ended_or_n
     assert script.said(ended) == "open"
 
 
-def test_an_id_that_is_no_token_is_read_over(tokenizer: Any):
-    script = Script(tokenizer, "Act.")
+def test_only_what_ends_a_turn_is_not_written_twice(tokenizer: Any):
+    script = Script(tokenizer, "Act.", [tokenizer.eos_token_id])
     beyond = len(tokenizer) + 7  # the rows of a model's vocabulary are often rounded up
+    opened = tokenizer("<", add_special_tokens=False)["input_ids"][-1]  # as </s> begins
 
     assert script.said([beyond]) == ""
-    assert script.answer("it opens", ended=[beyond]) == script.answer("it opens", ended=[99])
+    for last in (beyond, opened):
+        assert tokenizer.decode(script.answer("it opens", ended=[last])).startswith("</s>")
+    after = tokenizer.decode(script.answer("it opens", ended=[tokenizer.eos_token_id]))
+    assert not after.startswith("</s>")
 
 
 def test_a_policy_learns_what_its_grader_likes(models_dir: Path, tmp_path: Path):
@@ -278,8 +283,11 @@ def test_several_updates_of_the_same_rollouts_sample_once_and_clip(
         )
     )
 
-    rewards, clipped = series(run, "train_clip_share"), series(run, "train_clip_share")
-    assert len(rewards) == 18
+    steps = of_type(run, StepDone)
+    sampled = [event.step for event in steps if "train_reward_mean" in event.metrics]
+    assert len(steps) == 18 and sampled == [1, 4, 7, 10, 13, 16]
+    assert {event.step for event in of_type(run, RolloutSampled)} == {*sampled}
+    clipped = series(run, "train_clip_share")
     assert clipped[0] == 0.0 and max(clipped) > 0.0
     assert not of_type(run, Warned)
 
@@ -325,6 +333,28 @@ def shown(run: RunDir) -> dict[tuple[int, int], Any]:
             told = event.model_dump(exclude={"at"})
             assert found.setdefault((event.step, event.index), told) == told
     return found
+
+
+@pytest.mark.parametrize("base", ["tiny-llama", "gpt2"])
+def test_a_row_is_scored_alike_whatever_it_is_padded_to(models_dir: Path, base: str):
+    torch.manual_seed(0)
+    shape = {"n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 1, "eos_token_id": 2}
+    model: Any = (
+        GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=64, **shape))
+        if base == "gpt2"
+        else AutoModelForCausalLM.from_pretrained(models_dir / base)
+    ).eval()
+    positioned(model)
+    row, padding = torch.tensor([[1, 20, 21, 22]]), torch.zeros(1, 9, dtype=torch.long)
+
+    with torch.no_grad():
+        alone = model(input_ids=row, attention_mask=torch.ones_like(row)).logits
+        beside = model(
+            input_ids=torch.cat([padding, row], dim=1),
+            attention_mask=torch.cat([padding, torch.ones_like(row)], dim=1),
+        ).logits[:, 9:]
+
+    assert torch.allclose(alone, beside, atol=1e-5)
 
 
 def test_too_few_prompts_for_a_batch_end_the_run_with_a_reason(models_dir: Path, tmp_path: Path):

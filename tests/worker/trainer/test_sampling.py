@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from worker.trainer.sampling import Sampler
 
@@ -14,10 +20,17 @@ GREEDY = 1e-6  # a temperature at which the likeliest token is drawn
 END = 7
 
 
-@pytest.fixture(scope="module")
-def model(models_dir: Path) -> Any:
+@pytest.fixture(scope="module", params=["llama", "mistral", "gpt2"])
+def model(request: pytest.FixtureRequest, models_dir: Path) -> Any:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_pretrained(models_dir / "tiny-llama").double()
+    if request.param == "llama":
+        return AutoModelForCausalLM.from_pretrained(models_dir / "tiny-llama").double()
+    if request.param == "gpt2":  # positions are learned
+        shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": 1, "eos_token_id": 2}
+        return GPT2LMHeadModel(GPT2Config(vocab_size=260, n_positions=256, **shape)).double().eval()
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "sliding_window": 8}
+    return MistralForCausalLM(MistralConfig(vocab_size=260, **shape, **heads)).double().eval()
 
 
 def sampler(model: Any, *, temperature: float = GREEDY, max_tokens: int = 4) -> Sampler:
