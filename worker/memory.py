@@ -60,6 +60,9 @@ def advice(spec: TrainSpec) -> str:
     """Return which knobs of a job make it need less memory, with what they are now."""
     training, resources = spec.training, spec.resources
     knobs = []
+    if spec.reinforcement is not None:  # they are sampled all at once
+        group = f"lower method.reinforcement.group_size (now {spec.reinforcement.group_size})"
+        knobs.append(f"{group}, or hyperparameters.batch_size (now {training.batch_size})")
     if training.micro_batch_size > 1:
         knobs.append(f"lower training.micro_batch_size (now {training.micro_batch_size})")
     knobs.append(f"lower training.max_length (now {training.max_length})")

@@ -22,6 +22,8 @@ class Memory:
     gradients: int
     optimizer: int
     perturbation: int
+    reference: int
+    rollouts: int
     activations: int
     logits: int
     libraries: int
@@ -40,6 +42,8 @@ def modelled(shape: Shape, spec: TrainSpec, *, device: str, length: int) -> Memo
         gradients=_gradients(spec, numbers),
         optimizer=_optimizer(spec, numbers, device),
         perturbation=_perturbation(shape, spec),
+        reference=_reference(spec, numbers),
+        rollouts=_rollouts(shape, spec, device=device, length=length),
         activations=_activations(shape, spec, device=device, length=length),
         logits=_logits(shape, spec, length=length),
         libraries=LIBRARIES[device == CPU],
@@ -87,6 +91,24 @@ def _perturbation(shape: Shape, spec: TrainSpec) -> int:
     if asked.type in ("random", "ggpo"):
         return 2 * shape.largest_linear * FP32
     return 0
+
+
+def _reference(spec: TrainSpec, numbers: int) -> int:
+    """A policy keeps what it started from, of all that is trained; pairs know theirs by numbers."""
+    policy = spec.reinforcement
+    return numbers * FP32 if policy is not None and policy.kl else 0
+
+
+def _rollouts(shape: Shape, spec: TrainSpec, *, device: str, length: int) -> int:
+    """The keys and values of all that a policy writes at once."""
+    if spec.reinforcement is None:
+        return 0
+    cached = sum(
+        out for name, (out, _) in shape.linears.items() if name.endswith(("k_proj", "v_proj"))
+    )
+    numbers = cached or 2 * shape.layers * shape.hidden
+    rollouts = spec.training.batch_size // spec.resources.gpus * spec.rollouts
+    return rollouts * length * numbers * width(spec, device)
 
 
 def _activations(shape: Shape, spec: TrainSpec, *, device: str, length: int) -> int:

@@ -21,6 +21,8 @@ class TermsOut(BaseModel):
     gradients: int
     optimizer: int
     perturbation: int
+    reference: int
+    rollouts: int
     activations: int
     logits: int
     libraries: int

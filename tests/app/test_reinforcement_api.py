@@ -270,3 +270,13 @@ def test_a_dry_run_reckons_with_what_an_environment_says(http: httpx.Client, epi
     assert found["steps"] == 9 and found["tokens"]["estimated"]
     assert 0 < short["tokens"]["total"] < found["tokens"]["total"]
     assert found["memory"]["expected_bytes"] > short["memory"]["expected_bytes"] > 0
+
+
+def test_a_dry_run_reckons_with_the_reference_and_with_what_is_sampled_at_once(
+    http: httpx.Client, prompts: str
+):
+    few = estimated(http, prompts, method=graded(group_size=2, kl=0))["memory"]["modelled"]
+    many = estimated(http, prompts, method=graded(group_size=16))["memory"]["modelled"]
+
+    assert few["reference"] == 0 < many["reference"] == many["trained"]
+    assert many["rollouts"] == 8 * few["rollouts"] > 0
