@@ -1,6 +1,7 @@
 """Looks at what many objects hold under one key at a time, which spares the work for each."""
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from app.files.parse import Row
@@ -9,6 +10,11 @@ from app.files.parse import Row
 def column(rows: Iterable[Row], name: str, default: object = None) -> list[Any]:
     """Return what each holds under a name."""
     return [row.get(name, default) for row in rows]
+
+
+def full_column(rows: Iterable[Row], name: str) -> list[Any]:
+    """Return what each holds under a name that all have."""
+    return [*map(itemgetter(name), rows)]
 
 
 def keys_of(rows: Iterable[Iterable[str]]) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from operator import add, eq
 
-from app.files.columns import are, are_telling, column, keys_of, shapes_of
+from app.files.columns import are, are_telling, column, full_column, keys_of, shapes_of
 from app.files.formats import RowFormat, format_of
 from app.files.parse import BadRow, Row
 from app.files.plain_chats import are_plain_chats, have_good_tools
@@ -23,11 +23,13 @@ def are_plain(rows: Sequence[Row], row_format: RowFormat, label_type: type | Non
         return False
     match row_format:
         case "chat":
-            return have_good_tools(rows) and are_plain_chats(column(rows, "messages"))
+            return have_good_tools(rows) and are_plain_chats(full_column(rows, "messages"))
         case "prompt_completion":
-            return are(column(rows, "prompt"), str) and are_telling(column(rows, "completion"))
+            return are(full_column(rows, "prompt"), str) and are_telling(
+                full_column(rows, "completion")
+            )
         case "text":
-            texts = column(rows, "text")
+            texts = full_column(rows, "text")
             return are(texts, str) and all(texts) and "text_pair" not in keys_of(shapes)
         case "classification":
             return _are_plain_labelled(rows, label_type)
@@ -37,8 +39,8 @@ def are_plain(rows: Sequence[Row], row_format: RowFormat, label_type: type | Non
 
 
 def _are_plain_labelled(rows: Sequence[Row], label_type: type | None) -> bool:
-    labels = column(rows, "label")
-    if not are(column(rows, "text"), str) or not are(column(rows, "text_pair", ""), str):
+    labels = full_column(rows, "label")
+    if not are(full_column(rows, "text"), str) or not are(column(rows, "text_pair", ""), str):
         return False
     return are(labels, label_type) and (label_type is int or all(labels))
 
