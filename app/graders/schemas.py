@@ -91,9 +91,10 @@ Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=
 
 def _named(graders: object) -> object:
     """Take one grader alone, as OpenAI's client sends it, under its own name."""
-    if isinstance(graders, dict) and isinstance(graders.get("type"), str):
-        return {graders.get("name"): graders}
-    return graders
+    if not isinstance(graders, dict) or not isinstance(graders.get("type"), str):
+        return graders
+    name = graders.get("name")
+    return {name: graders} if isinstance(name, str) else graders
 
 
 class Multi(Asked):

@@ -368,3 +368,14 @@ def test_every_measure_lies_between_0_and_1_and_knows_itself(a: str, b: str):
     for measure in measures:
         assert 0 <= measure(a, b) <= 1
         assert measure(a, a) == 1
+
+
+@pytest.mark.parametrize("name", [{}, [], 5, None])
+def test_one_grader_alone_whose_name_is_no_name_is_refused(http: httpx.Client, name: Any):
+    grader = multi("1") | {"graders": check("eq", "x") | {"name": name}}
+
+    refused = http.post(
+        "/fine_tuning/alpha/graders/run", json={"grader": grader, "model_sample": "x"}
+    )
+
+    assert refused.status_code == 400, refused.text
