@@ -101,7 +101,8 @@ class AgentTrainer(PolicyTrainer):
         """Tell once that an episode was broken off; end a run in which none ever was not.
 
         Raises:
-            RunError: every episode of a batch is too long before the first action, from the start.
+            RunError: none of the first batch could be played: its environment broke all off, or no
+                action fits after what it says first.
         """
         broken = [episode for episode in self._played if episode.failure is not None]
         self._has_played = self._has_played or len(broken) < len(self._played)

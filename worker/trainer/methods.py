@@ -115,7 +115,7 @@ class Attached:
 
     def save_trainable(self, folder: Path) -> None:
         """Write the trained weights as they are."""
-        save_file(_trainable(self.model), folder / TRAINABLE)
+        save_file(trainable(self.model), folder / TRAINABLE)
 
     def load_trainable(self, folder: Path) -> None:
         """Put the trained weights back, bit for bit."""
@@ -316,7 +316,8 @@ def _adder(sums: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
     return add
 
 
-def _trainable(model: Any) -> dict[str, Tensor]:
+def trainable(model: Any) -> dict[str, Tensor]:
+    """Return what is trained of a model, by name: the weights themselves, no copies."""
     return {
         name: parameter.detach().contiguous()
         for name, parameter in model.named_parameters()

@@ -31,6 +31,7 @@ from app.jobs.spec import ReinforcementSpec, RolloutSampled, Turn, Warned
 from worker.rundir import CHECKPOINT, step_of
 from worker.trainer import distributed
 from worker.trainer.faults import RunError
+from worker.trainer.methods import trainable
 
 REFERENCE_FILE, ROLLOUTS_FILE = "reference.safetensors", "rollouts.safetensors"
 SHOWN_STEPS = 50  # of a run, about, of which a group of rollouts is kept to look at
@@ -128,23 +129,19 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """Know what the run starts from first: as the checkpoint has it, else as it is."""
-        if resume_from_checkpoint is None:
-            self._start_from({name: each.detach().clone() for name, each in self._trained()})
-        else:
+        if resume_from_checkpoint is not None:
             self.recall(Path(resume_from_checkpoint))
+        elif self.beta:
+            now = {name: weight.clone() for name, weight in trainable(self.model).items()}
+            self.ref_model = StartingPoint(self.model, now)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
-    def _trained(self) -> Iterator[tuple[str, Tensor]]:
-        return ((n, each) for n, each in self.model.named_parameters() if each.requires_grad)
-
-    def _start_from(self, weights: Mapping[str, Tensor]) -> None:
-        self.ref_model = StartingPoint(self.model, weights) if self.beta else None
 
     def recall(self, checkpoint: Path) -> None:
         """Take up the reference, and rollouts that are not used up."""
         device = str(self.accelerator.device)
         if self.beta:
-            self._start_from(load_file(checkpoint / REFERENCE_FILE, device=device))
+            start = load_file(checkpoint / REFERENCE_FILE, device=device)
+            self.ref_model = StartingPoint(self.model, start)
         self._step = step_of(checkpoint) * self.args.gradient_accumulation_steps
         if (checkpoint / ROLLOUTS_FILE).exists():
             batches: dict[int, dict[str, Tensor]] = defaultdict(dict)

@@ -1,14 +1,13 @@
 """Agents: what GiGPO's runs tell and show, that they learn, and that they resume exactly."""
 
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.jobs.spec import EvalDone, RolloutSampled, StepDone, Stopped
-from tests.worker.trainer.runs import adapter_bytes, make_run, of_type, stopping_at, train_here
-from tests.worker.trainer.test_policy import shown
+from app.jobs.spec import EvalDone, RolloutSampled, StepDone
+from tests.worker.trainer.runs import adapter_bytes, make_run, of_type, train_here
+from tests.worker.trainer.test_policy import assert_goes_on_alike
 from worker.rundir import RunDir
 from worker.trainer.faults import RunError
 
@@ -118,13 +117,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
     whole = train_here(make(tmp_path / "whole", models_dir, **changes))
     halved = make(tmp_path / "halved", models_dir, **changes)
 
-    with monkeypatch.context() as patch:
-        train_here(halved, stopping_at(step, patch))
-    assert of_type(halved, Stopped)[-1].step == step
-    train_here(halved, threading.Event())
-
-    assert adapter_bytes(halved) == adapter_bytes(whole)
-    assert shown(halved) == shown(whole)
+    assert_goes_on_alike(halved, whole, step, monkeypatch)
 
 
 def test_episodes_that_all_begin_too_long_end_the_run_with_what_to_do(

@@ -316,6 +316,13 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
     whole = train_here(make(tmp_path / "whole", models_dir, **changes))
     halved = make(tmp_path / "halved", models_dir, **changes)
 
+    assert_goes_on_alike(halved, whole, step, monkeypatch)
+
+
+def assert_goes_on_alike(
+    halved: RunDir, whole: RunDir, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stop a run at a step and resume it: it ends as the one that was left alone."""
     with monkeypatch.context() as patch:
         train_here(halved, stopping_at(step, patch))
     assert of_type(halved, Stopped)[-1].step == step
