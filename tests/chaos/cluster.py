@@ -193,18 +193,6 @@ class Cluster:
             assert found is not None
             return hashlib.sha256(found.read()).hexdigest()
 
-    def run_of(self, job_id: str) -> list[psutil.Process]:
-        """What runs in a job's folder: the trainer, or its ranks and their launcher."""
-        return [
-            process
-            for process in psutil.process_iter(["cmdline", "status"])
-            if any(job_id in part for part in process.info["cmdline"] or [])
-        ]
-
-    def signal_run(self, job_id: str, number: signal.Signals) -> None:
-        for process in self.run_of(job_id):
-            process.send_signal(number)
-
     def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         url = self.services.database_url.replace("postgresql+psycopg://", "postgresql://")
         with psycopg.connect(url, autocommit=True) as connection:

@@ -1,6 +1,7 @@
 """What must be true of a job whatever was done to it."""
 
 from tests.chaos.cluster import Cluster
+from tests.held import processes_of
 from tests.waiting import within
 
 STEPS = 160
@@ -22,7 +23,7 @@ def assert_all_is_well(
     assert None not in outcomes
     assert cluster.weights(job_id) == undisturbed
     assert_every_step_is_told_once(cluster, job_id, steps)
-    assert within(10, lambda: not cluster.run_of(job_id)), cluster.run_of(job_id)
+    assert within(10, lambda: not processes_of(job_id)), processes_of(job_id)
     assert_nothing_is_left(cluster, job_id)
 
 

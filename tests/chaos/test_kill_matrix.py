@@ -9,25 +9,25 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from app.broker import Bell, make_celery
-from app.jobs.spec import StepDone
 from tests.chaos.cluster import Cluster, Worker, freeze, kill, thaw
 from tests.chaos.invariants import BODY, STEPS, assert_all_is_well
 from tests.factories import preference_row, to_jsonl
+from tests.held import (
+    hold,
+    let_go,
+    let_go_once_asked_to_stop,
+    newest_run,
+    processes_of,
+    steps_taken,
+)
 from tests.waiting import wait_until, within
-from worker.rundir import LineTail, RunDir, parse_events
+from worker.rundir import RunDir
 
 slow = pytest.mark.slow
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("no_workers_between")]
-
-
-def run_dir(worker: Worker, job_id: str) -> RunDir | None:
-    """The folder of the newest attempt on a worker."""
-    found = sorted((worker.data / "runs" / job_id).glob("attempt-*"))
-    return RunDir(found[-1]) if found else None
 
 
 def hurry(cluster: Cluster, job_id: str) -> None:
@@ -37,35 +37,8 @@ def hurry(cluster: Cluster, job_id: str) -> None:
 
 
 def kill_run(cluster: Cluster, job_id: str) -> None:
-    for process in cluster.run_of(job_id):
+    for process in processes_of(job_id):
         kill(process)
-
-
-def hold(cluster: Cluster, worker: Worker, job_id: str, *, after_step: int) -> None:
-    """Stop a run once it took a step: on a fast machine it would be over before what comes next."""
-    wait_until(lambda: steps_taken(worker, job_id) >= after_step, timeout_s=120)
-    cluster.signal_run(job_id, signal.SIGSTOP)
-
-
-def let_go(cluster: Cluster, job_id: str) -> None:
-    cluster.signal_run(job_id, signal.SIGCONT)
-
-
-def steps_taken(worker: Worker, job_id: str) -> int:
-    """The optimizer steps that the newest attempt has told its folder of."""
-    run = run_dir(worker, job_id)
-    if run is None:
-        return 0
-    events = parse_events(LineTail(run.events).read())
-    return sum(isinstance(event, StepDone) for event in events)
-
-
-def is_asked_to_stop(process: psutil.Process) -> bool:
-    """Whether SIGTERM waits for a process that is held: /proc/[pid]/status of proc(5)."""
-    status = dict(
-        line.split(":\t") for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
-    )
-    return bool(int(status["ShdPnd"], 16) & 1 << signal.SIGTERM - 1)
 
 
 # the trainer
@@ -94,12 +67,12 @@ def test_the_trainer_is_killed(cluster: Cluster, undisturbed: str, moment: str):
 
 def wait_for(cluster: Cluster, worker: Worker, job_id: str, moment: str) -> None:
     if moment == "before the first step":
-        wait_until(lambda: bool(cluster.run_of(job_id)), timeout_s=60)
+        wait_until(lambda: bool(processes_of(job_id)), timeout_s=60)
     elif moment == "while saving":
-        wait_until(lambda: steps_taken(worker, job_id) >= 1, timeout_s=120)
-        wait_until(lambda: is_saving(run_dir(worker, job_id)), timeout_s=60)
+        wait_until(lambda: steps_taken(worker.data, job_id) >= 1, timeout_s=120)
+        wait_until(lambda: is_saving(newest_run(worker.data, job_id)), timeout_s=60)
     else:
-        hold(cluster, worker, job_id, after_step=STEPS // 3)
+        hold(worker.data, job_id, after_step=STEPS // 3)
 
 
 def is_saving(run: RunDir | None) -> bool:
@@ -147,7 +120,7 @@ def test_a_reference_outlives_the_machine_that_measured_it(cluster: Cluster):
 
 def lose_machine(cluster: Cluster, worker: Worker, job_id: str) -> int:
     """Kill a worker once a part of its run is stored, with its disk; return how many steps are."""
-    hold(cluster, worker, job_id, after_step=STEPS // 2)
+    hold(worker.data, job_id, after_step=STEPS // 2)
     wait_until(lambda: stored_steps(cluster, job_id) >= STEPS // 4, timeout_s=120)
     cluster.kill_worker(worker)
     stored = stored_steps(cluster, job_id)
@@ -165,10 +138,10 @@ def stored_steps(cluster: Cluster, job_id: str) -> int:
 def test_the_worker_alone_is_killed_and_its_run_ends_with_it(cluster: Cluster, undisturbed: str):
     worker = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    hold(cluster, worker, job_id, after_step=STEPS // 3)
+    hold(worker.data, job_id, after_step=STEPS // 3)
 
     worker.process.kill()
-    assert within(10, lambda: not cluster.run_of(job_id))
+    assert within(10, lambda: not processes_of(job_id))
     cluster.expire(job_id)
     cluster.start_worker(data=worker.data)
     cluster.wait(job_id)
@@ -181,8 +154,10 @@ def test_the_worker_alone_is_killed_and_its_run_ends_with_it(cluster: Cluster, u
 def test_the_worker_is_killed_after_the_adapter_was_saved(cluster: Cluster, undisturbed: str):
     worker = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    cluster.wait_for_step(job_id, STEPS // 2)
+    hold(worker.data, job_id, after_step=STEPS // 2)
 
+    freeze(worker.process)  # it would have taken the adapter before the test sees it
+    let_go(job_id)
     wait_until(lambda: saved_adapter(worker, job_id), timeout_s=60)
     cluster.kill_worker(worker)
     cluster.expire(job_id)
@@ -193,7 +168,7 @@ def test_the_worker_is_killed_after_the_adapter_was_saved(cluster: Cluster, undi
 
 
 def saved_adapter(worker: Worker, job_id: str) -> bool:
-    run = run_dir(worker, job_id)
+    run = newest_run(worker.data, job_id)
     return run is not None and run.adapter.exists()
 
 
@@ -203,10 +178,10 @@ def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_more(
 ):
     frozen = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    hold(cluster, frozen, job_id, after_step=STEPS // 4)
+    hold(frozen.data, job_id, after_step=STEPS // 4)
 
     freeze(frozen.process)
-    let_go(cluster, job_id)
+    let_go(job_id)
     cluster.expire(job_id)
     cluster.start_worker()
     wait_until(lambda: len(cluster.attempts(job_id)) == 2, timeout_s=60)
@@ -223,13 +198,12 @@ def test_a_worker_shuts_down_in_the_middle_and_another_carries_on(
 ):
     first = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    hold(cluster, first, job_id, after_step=STEPS // 4)
+    hold(first.data, job_id, after_step=STEPS // 4)
 
     first.process.terminate()
-    wait_until(lambda: any(map(is_asked_to_stop, cluster.run_of(job_id))), timeout_s=60)
-    let_go(cluster, job_id)
+    let_go_once_asked_to_stop(job_id)
     first.process.wait(60)
-    left = cluster.run_of(job_id)
+    left = processes_of(job_id)
     cluster.start_worker()
     cluster.wait(job_id)
 
@@ -262,14 +236,14 @@ def test_the_api_is_killed(cluster: Cluster, undisturbed: str):
 def test_postgresql_is_killed_and_comes_back(cluster: Cluster, undisturbed: str):
     worker = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    hold(cluster, worker, job_id, after_step=STEPS // 4)
+    hold(worker.data, job_id, after_step=STEPS // 4)
 
     cluster.kill_server("postgres")
     with cluster.http as http:
         refused = http.get(f"/fine_tuning/jobs/{job_id}")
-    taken = steps_taken(worker, job_id)
-    let_go(cluster, job_id)
-    trains_on = within(30, lambda: steps_taken(worker, job_id) > taken)
+    taken = steps_taken(worker.data, job_id)
+    let_go(job_id)
+    trains_on = within(30, lambda: steps_taken(worker.data, job_id) > taken)
     cluster.start_postgres()
     cluster.wait(job_id)
 
@@ -283,10 +257,10 @@ def test_postgresql_is_killed_and_comes_back(cluster: Cluster, undisturbed: str)
 def test_postgresql_is_away_for_longer_than_a_lease(cluster: Cluster, undisturbed: str):
     worker = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    hold(cluster, worker, job_id, after_step=STEPS // 4)
+    hold(worker.data, job_id, after_step=STEPS // 4)
 
     cluster.kill_server("postgres")
-    ended = within(60, lambda: not cluster.run_of(job_id))
+    ended = within(60, lambda: not processes_of(job_id))
     cluster.start_postgres()
     cluster.expire(job_id)
     cluster.wait(job_id)
@@ -299,10 +273,10 @@ def test_postgresql_is_away_for_longer_than_a_lease(cluster: Cluster, undisturbe
 def test_postgresql_hangs_for_longer_than_a_lease(cluster: Cluster, undisturbed: str):
     worker = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    hold(cluster, worker, job_id, after_step=STEPS // 4)
+    hold(worker.data, job_id, after_step=STEPS // 4)
 
     cluster.signal_server("postgres", signal.SIGSTOP)
-    ended = within(60, lambda: not cluster.run_of(job_id))
+    ended = within(60, lambda: not processes_of(job_id))
     cluster.signal_server("postgres", signal.SIGCONT)
     cluster.expire(job_id)
     cluster.wait(job_id)
@@ -403,12 +377,12 @@ def ended_attempts(cluster: Cluster, job_id: str) -> int:
 def test_the_databases_clock_jumps_past_the_lease(cluster: Cluster, undisturbed: str):
     worker = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    hold(cluster, worker, job_id, after_step=STEPS // 4)
+    hold(worker.data, job_id, after_step=STEPS // 4)
 
     # The same to a lease: the clock it is measured by is far past it. Its worker is frozen for the
     # moment, so that it is the sweep that sees it first.
     freeze(worker.process)
-    let_go(cluster, job_id)
+    let_go(job_id)
     cluster.expire(job_id)
     sweeps = [
         subprocess.Popen(
@@ -437,21 +411,21 @@ def test_a_cancel_is_over_in_ten_seconds_and_leaves_no_process(cluster: Cluster,
     endless = {"training": {"max_steps": 100_000}, "hyperparameters": {"batch_size": 4}}
     job_id = cluster.submit(**endless, resources={"gpus": gpus})
     cluster.wait_for_step(job_id, 2)
-    processes = cluster.run_of(job_id)
+    processes = processes_of(job_id)
 
     with cluster.http as http:
         http.post(f"/fine_tuning/jobs/{job_id}/cancel")
     cancelled = within(10, lambda: cluster.job(job_id)["status"] == "cancelled")
 
     assert len(processes) >= gpus and cancelled
-    assert not cluster.run_of(job_id)
+    assert not processes_of(job_id)
 
 
 @slow
 def test_a_cancel_does_not_wait_for_a_dead_worker(cluster: Cluster):
     lost = cluster.start_worker()
     job_id = cluster.submit(**BODY)
-    cluster.wait_for_step(job_id, 2)
+    hold(lost.data, job_id, after_step=2)
     cluster.kill_worker(lost)
     cluster.start_worker()
 
@@ -467,7 +441,7 @@ def test_a_job_that_kills_its_worker_every_time_is_failed(cluster: Cluster):
     job_id = cluster.submit(**BODY | {"training": {"max_steps": 100_000}})
     for _ in range(3):
         worker = cluster.start_worker()
-        wait_until(lambda: bool(cluster.run_of(job_id)), timeout_s=60)
+        wait_until(lambda: bool(processes_of(job_id)), timeout_s=60)
         cluster.kill_worker(worker)
         cluster.expire(job_id)
     cluster.start_worker()

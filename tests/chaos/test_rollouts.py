@@ -11,9 +11,10 @@ import pytest
 
 from tests.chaos.cluster import Cluster, Worker, running
 from tests.chaos.invariants import assert_all_is_well
-from tests.chaos.test_kill_matrix import hold, hurry, is_asked_to_stop, kill_run, let_go
+from tests.chaos.test_kill_matrix import hurry, kill_run
 from tests.environments import register
 from tests.factories import to_jsonl
+from tests.held import hold, let_go_once_asked_to_stop, processes_of
 from tests.waiting import wait_until, within
 
 slow = pytest.mark.slow
@@ -118,7 +119,7 @@ def undisturbed(cluster: Cluster) -> dict[str, str]:
 
 def family(cluster: Cluster, job_id: str) -> list[psutil.Process]:
     """A run and whatever it started."""
-    runs = cluster.run_of(job_id)
+    runs = processes_of(job_id)
     return [*runs, *(each for run in runs for each in run.children(recursive=True))]
 
 
@@ -169,7 +170,7 @@ def shown(cluster: Cluster, job_id: str) -> list[dict[str, Any]]:
 def test_the_trainer_is_killed(cluster: Cluster, undisturbed: dict[str, str], name: str):
     worker = cluster.start_worker()
     job_id = TASKS[name].submit(cluster)
-    hold(cluster, worker, job_id, after_step=HELD_AFTER)
+    hold(worker.data, job_id, after_step=HELD_AFTER)
     started = family(cluster, job_id)
 
     kill_run(cluster, job_id)
@@ -188,7 +189,7 @@ def test_the_trainer_is_killed(cluster: Cluster, undisturbed: dict[str, str], na
 def test_the_worker_is_killed(cluster: Cluster, undisturbed: dict[str, str], name: str):
     worker = cluster.start_worker()
     job_id = TASKS[name].submit(cluster)
-    hold(cluster, worker, job_id, after_step=HELD_AFTER)
+    hold(worker.data, job_id, after_step=HELD_AFTER)
     started = family(cluster, job_id)
 
     worker.process.kill()
@@ -206,12 +207,11 @@ def test_a_pause_frees_the_machine_and_the_job_goes_on_exactly(
 ):
     worker = cluster.start_worker()
     job_id = DOORS.submit(cluster)
-    hold(cluster, worker, job_id, after_step=HELD_AFTER)
+    hold(worker.data, job_id, after_step=HELD_AFTER)
     started = family(cluster, job_id)
 
     ask(cluster, job_id, "pause")
-    wait_until(lambda: any(map(is_asked_to_stop, cluster.run_of(job_id))), timeout_s=60)
-    let_go(cluster, job_id)
+    let_go_once_asked_to_stop(job_id)
     cluster.wait(job_id, until=("paused",))
     assert_gone(started, at_least=STARTED["doors"])
     ask(cluster, job_id, "resume")

@@ -5,6 +5,7 @@ import pytest
 
 from tests.chaos.cluster import Cluster, kill
 from tests.chaos.invariants import BODY
+from tests.held import processes_of
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("no_workers_between")]
@@ -22,12 +23,12 @@ def test_a_job_begins_in_what_waits_and_is_cancelled_and_leaves_nothing(cluster:
 
     job_id = cluster.submit(**LONG)
     cluster.wait_for_step(job_id, 1)
-    (run,) = cluster.run_of(job_id)
+    (run,) = processes_of(job_id)
     with cluster.http as http:
         http.post(f"/fine_tuning/jobs/{job_id}/cancel").raise_for_status()
     job = cluster.wait(job_id)
 
-    assert run == warm and gone(run) and not cluster.run_of(job_id)
+    assert run == warm and gone(run) and not processes_of(job_id)
     assert job["status"] == "cancelled"
 
 
@@ -46,7 +47,7 @@ def test_what_waits_and_what_runs_die_with_their_worker(cluster: Cluster):
     cluster.wait_for_warm(worker)
     job_id = cluster.submit(**LONG)
     cluster.wait_for_step(job_id, 1)
-    (run,) = cluster.run_of(job_id)
+    (run,) = processes_of(job_id)
     warm = cluster.wait_for_warm(worker)
 
     worker.process.kill()

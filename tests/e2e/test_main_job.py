@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
 import torch
 from openai.types.fine_tuning import FineTuningJob
@@ -17,6 +16,7 @@ from app.tars import unpack
 from tests.conftest import SHARED, wait_until
 from tests.e2e.jobs import OVER, create, steps_done, wait
 from tests.factories import jsonl
+from tests.held import processes_of
 
 pytestmark = pytest.mark.usefixtures("worker")
 GSM8K = SHARED / "data" / "gsm8k" / "train.chat.jsonl"
@@ -115,27 +115,22 @@ def long_job(client: openai.OpenAI, rows: int = 24, **body: Any) -> str:
     return job.id
 
 
-def trainers(job_id: str) -> list[psutil.Process]:
-    found = psutil.process_iter(["cmdline"])
-    return [process for process in found if job_id in " ".join(process.info["cmdline"] or [])]
-
-
 def test_cancelling_a_running_job_ends_it_and_leaves_no_process(client: openai.OpenAI):
     job_id = long_job(client)
-    assert trainers(job_id)
+    assert processes_of(job_id)
 
     client.fine_tuning.jobs.cancel(job_id)
     job = wait(client, job_id, until=OVER, timeout_s=10)
 
     assert job.status == "cancelled"
-    assert trainers(job_id) == []
+    assert processes_of(job_id) == []
     assert client.fine_tuning.jobs.cancel(job_id).status == "cancelled"
 
 
 def test_a_killed_run_is_tried_again_and_keeps_its_log(client: openai.OpenAI, http: httpx.Client):
     job_id = long_job(client)
 
-    for process in trainers(job_id):
+    for process in processes_of(job_id):
         process.kill()
     job = wait(client, job_id, until=("queued",), timeout_s=20)
     client.fine_tuning.jobs.cancel(job_id)

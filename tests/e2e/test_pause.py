@@ -6,13 +6,14 @@ import tarfile
 
 import httpx
 import openai
-import psutil
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
-from tests.conftest import wait_until
-from tests.e2e.jobs import create, steps_done, wait
+from app.settings import ApiSettings
+from tests.e2e.jobs import create, wait
 from tests.factories import jsonl
+from tests.held import hold, let_go_once_asked_to_stop, processes_of
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("worker")
 STEPS = 200
@@ -42,25 +43,17 @@ def weights(http: httpx.Client, job_id: str) -> str:
         return hashlib.sha256(found.read()).hexdigest()
 
 
-def processes(job_id: str) -> list[int]:
-    """What runs in a job's folder."""
-    return [
-        process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if any(job_id in part for part in process.info["cmdline"] or [])
-    ]
-
-
 def test_a_paused_job_frees_its_device_and_resumes_exactly(
-    client: openai.OpenAI, http: httpx.Client, file: str
+    client: openai.OpenAI, http: httpx.Client, settings: ApiSettings, file: str
 ):
     undisturbed = wait(client, submit(client, file).id)
     job_id = submit(client, file).id
-    wait_until(lambda: steps_done(client, job_id) > 5, timeout_s=60)
+    hold(settings.data_dir, job_id, after_step=6)
 
     client.fine_tuning.jobs.pause(job_id)
+    let_go_once_asked_to_stop(job_id)
     paused = wait(client, job_id, until=("paused",), timeout_s=30)
-    left = processes(job_id)
+    left = processes_of(job_id)
     client.fine_tuning.jobs.resume(job_id)
     ended = wait(client, job_id)
 
@@ -72,13 +65,15 @@ def test_a_paused_job_frees_its_device_and_resumes_exactly(
     assert {"The job was paused", "The job waits again"} <= set(messages)
 
 
-def test_a_cancel_overtakes_a_pause_and_leaves_no_process(client: openai.OpenAI, file: str):
+def test_a_cancel_overtakes_a_pause_and_leaves_no_process(
+    client: openai.OpenAI, settings: ApiSettings, file: str
+):
     job_id = submit(client, file).id
-    wait_until(lambda: steps_done(client, job_id) > 1, timeout_s=60)
+    hold(settings.data_dir, job_id, after_step=2)
 
     client.fine_tuning.jobs.pause(job_id)
     client.fine_tuning.jobs.cancel(job_id)
     ended = wait(client, job_id, timeout_s=10)
 
     assert ended.status == "cancelled"
-    wait_until(lambda: not processes(job_id), timeout_s=5)
+    wait_until(lambda: not processes_of(job_id), timeout_s=5)

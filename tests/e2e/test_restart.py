@@ -50,7 +50,7 @@ def test_a_job_that_ran_when_the_service_stopped_is_carried_on(data: Path, model
     with basin_up(data, models_dir) as client:
         file = client.files.create(file=("t.jsonl", jsonl(24)), purpose="fine-tune")
         job_id = create(
-            client, file.id, training={"max_steps": 700}, hyperparameters={"batch_size": 4}
+            client, file.id, training={"max_steps": 2000}, hyperparameters={"batch_size": 4}
         ).id
         wait_until(lambda: steps_done(client, job_id) > 5, timeout_s=60)
 
