@@ -19,10 +19,10 @@ from app.files import routes as files
 from app.graders import routes as graders
 from app.integrations import routes as integrations
 from app.jobs import routes as jobs
-from app.jobs.shown import Kept
+from app.jobs.shown import Showing
 from app.jobs.stream import CHANNEL, Live
-from app.jobs.waits import Lookout
 from app.keys import routes as keys
+from app.keys.service import Door
 from app.listen import listening
 from app.metrics import Metrics
 from app.models import routes as models
@@ -64,7 +64,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
         stop_tracing = tracing.configure(settings.otlp_endpoint, service="basin-api")
         async with connected(settings.database_url, pool_size=10, max_overflow=0) as db:
             app.state.db, app.state.live, app.state.previews = db, Live(db), Previews(db)
-            app.state.kept, app.state.lookout = Kept(), Lookout(db)
+            app.state.door = Door(db, pepper=settings.key_pepper.get_secret_value())
+            app.state.showing = Showing.of(db)
             heard = {CHANNEL: app.state.live.heard, TOLD: app.state.previews.heard}
             async with (
                 listening(settings.session_url, heard),

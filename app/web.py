@@ -101,19 +101,15 @@ async def _caller(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> keys.Caller:
-    """Say who asks. A read of its own: an upload must not hold one for its whole length."""
-    db: Database = request.app.state.db
-    settings: ApiSettings = request.app.state.settings
+    """Say who asks."""
+    door: keys.Door = request.app.state.door
     if credentials is None:
         raise InvalidApiKey("No API key. Send the header `Authorization: Bearer sk-…`.")
-    async with db.looking() as connection:
-        caller = await keys.authenticate(
-            connection,
-            credentials.credentials,
-            pepper=settings.key_pepper.get_secret_value(),
-            ip=request.client.host if request.client else None,
-            request_id=request.state.request_id,
-        )
+    caller = await door.authenticate(
+        credentials.credentials,
+        ip=request.client.host if request.client else None,
+        request_id=request.state.request_id,
+    )
     await _count(request, caller)
     _refuse_doubled(request)
     return caller

@@ -21,7 +21,7 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.jobs.states import JobStatus
 from app.tables import Job, Organization
@@ -168,7 +168,7 @@ def best(*, free: int, total: int, held: Sequence[str]) -> Select[Any]:
     )
 
 
-async def places(tx: AsyncSession, job_ids: Sequence[str]) -> dict[str, Place]:
+async def places(tx: AsyncSession | AsyncConnection, job_ids: Sequence[str]) -> dict[str, Place]:
     """Return the places of those of some jobs that wait, by their ids."""
     return await _places_in(tx, _PLACES, job_ids)
 
@@ -186,7 +186,7 @@ def _places(queue: CTE) -> Select[Any]:
 
 
 async def _places_in(
-    tx: AsyncSession, places: Select[Any], job_ids: Sequence[str]
+    tx: AsyncSession | AsyncConnection, places: Select[Any], job_ids: Sequence[str]
 ) -> dict[str, Place]:
     found = await tx.execute(places, {"job_ids": list(job_ids)})
     return {job_id: Place(number, full) for job_id, number, full in found}

@@ -30,11 +30,10 @@ from app.jobs.schemas import (
     job_out,
     rollouts_out,
 )
-from app.jobs.shown import Kept
+from app.jobs.shown import Showing
 from app.jobs.states import JobStatus
 from app.jobs.stream import Live, Position
 from app.jobs.submissions import Request as Submitted
-from app.jobs.waits import Lookout
 from app.paging import ListOut, list_json, list_out
 from app.web import (
     STREAM,
@@ -79,14 +78,12 @@ async def _live(request: Request) -> Live:
     return live
 
 
-async def _kept(request: Request) -> Kept:
-    kept: Kept = request.app.state.kept
-    return kept
+async def _showing(request: Request) -> Showing:
+    showing: Showing = request.app.state.showing
+    return showing
 
 
-async def _lookout(request: Request) -> Lookout:
-    lookout: Lookout = request.app.state.lookout
-    return lookout
+Show = Annotated[Showing, Depends(_showing)]
 
 
 async def _metadata(request: Request) -> dict[str, str]:
@@ -107,7 +104,7 @@ async def create_job(
     db: Db,
     settings: Config,
     bell: Ring,
-    lookout: Annotated[Lookout, Depends(_lookout)],
+    showing: Show,
     *,
     dry_run: Annotated[bool, Query(description="Estimate it, and submit nothing.")] = False,
 ) -> JobOut | EstimateOut:
@@ -116,15 +113,14 @@ async def create_job(
         return await estimates.estimate(db, request.by.organization_id, body, settings=settings)
     async with db.transaction() as tx:
         job = await service.submit(tx, request, body, settings=settings, bell=bell)
-    return job_out(job, await lookout.see_one(job))
+    return job_out(job, await showing.lookout.see_one(job))
 
 
 @router.get("", response_model=ListOut[JobOut])
 async def list_jobs(
     db: Db,
     caller: Caller,
-    kept: Annotated[Kept, Depends(_kept)],
-    lookout: Annotated[Lookout, Depends(_lookout)],
+    showing: Show,
     metadata: Annotated[dict[str, str], Depends(_metadata)],
     *,
     status: Annotated[JobStatus | None, Query(description="All by default.")] = None,
@@ -139,21 +135,18 @@ async def list_jobs(
         metadata=metadata,
         after=after,
         limit=limit,
-        kept=kept,
+        kept=showing.kept,
     )
-    queue = await lookout.see(job.waiting for job in page.data if job.waiting)
-    shown = {job.id: job.json(queue.get(job.id)) for job in page.data}
+    places = await showing.places(page.data)
+    shown = {job.id: job.json(places) for job in page.data}
     return Response(list_json(shown, has_more=page.has_more), media_type=JSON)
 
 
 @router.get("/{job_id}", response_model=JobOut)
-async def get_job(
-    job_id: str, db: Db, caller: Caller, lookout: Annotated[Lookout, Depends(_lookout)]
-) -> JobOut:
+async def get_job(job_id: str, db: Db, caller: Caller, showing: Show) -> Response:
     """Show a job: status, progress, place in the queue, the resolved spec."""
-    async with db.reading() as tx:
-        job = await service.get(tx, caller.organization_id, job_id)
-    return job_out(job, await lookout.see_one(job))
+    job = await service.show(db, caller.organization_id, job_id, showing=showing)
+    return Response(job.json(await showing.places([job])), media_type=JSON)
 
 
 @router.post("/{job_id}/cancel", response_model=JobOut)
@@ -181,7 +174,7 @@ async def resume_job(job_id: str, tx: Tx, caller: Writer, bell: Ring) -> JobOut:
 @router.get("/{job_id}/events", response_model=ListOut[EventOut])
 async def list_events(
     job_id: str,
-    tx: ReadTx,
+    db: Db,
     caller: Caller,
     *,
     kind: Annotated[EventType | None, Query(alias="type", description="All by default.")] = None,
@@ -190,7 +183,7 @@ async def list_events(
 ) -> ListOut[EventOut]:
     """List what happened to a job, newest first."""
     page = await service.list_events(
-        tx, caller.organization_id, job_id, kind=kind, after=after, limit=limit
+        db, caller.organization_id, job_id, kind=kind, after=after, limit=limit
     )
     return list_out([event_out(event) for event in page.data], has_more=page.has_more)
 

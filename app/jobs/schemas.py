@@ -4,6 +4,7 @@ import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from sqlalchemy import Row
 
 from app.jobs.methods import Hyperparameters, Method, Reinforcement
 from app.jobs.rollouts import Group
@@ -446,8 +447,8 @@ def job_out(job: Job, queue: QueueOut | None = None) -> JobOut:
     )
 
 
-def event_out(event: JobEvent) -> EventOut:
-    """Show an event on the wire."""
+def event_out(event: JobEvent | Row[Any]) -> EventOut:
+    """Show an event, or its columns, on the wire."""
     return EventOut(
         id=event.id,
         object="fine_tuning.job.event",

@@ -4,11 +4,12 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import structlog
-from sqlalchemy import bindparam, func, select, tuple_, update
+from sqlalchemy import Row, Select, bindparam, func, select, tuple_, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app import audit, blobs, tracing
@@ -27,7 +28,7 @@ from app.jobs.defaults import Facts
 from app.jobs.events import EventType
 from app.jobs.rollouts import Group
 from app.jobs.schemas import CreateJob, QueueOut, Series, number_out
-from app.jobs.shown import VERSION, Kept, ShownJob
+from app.jobs.shown import VERSION, Kept, Showing, ShownJob
 from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
 from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.submissions import Request
@@ -150,8 +151,12 @@ async def get(tx: AsyncSession, organization_id: str, job_id: str, *, hold: bool
     own = {"job_id": job_id, "organization_id": organization_id}
     job = (await tx.execute(query, own)).scalar_one_or_none()
     if job is None:
-        raise NotFound(f"Could not find fine-tuning job: {job_id}.", param="fine_tuning_job_id")
+        raise _unknown(job_id)
     return job
+
+
+def _unknown(job_id: str) -> NotFound:
+    return NotFound(f"Could not find fine-tuning job: {job_id}.", param="fine_tuning_job_id")
 
 
 async def _readable(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
@@ -164,6 +169,25 @@ async def _readable(tx: AsyncSession, organization_id: str, job_id: str) -> Job:
 async def queue_place(tx: AsyncSession, job: Job) -> QueueOut | None:
     """Return where a queued job stands among all that wait."""
     return await waits.see(tx, job)
+
+
+async def show(db: Database, organization_id: str, job_id: str, *, showing: Showing) -> ShownJob:
+    """Return one of the caller's jobs as it is on the wire.
+
+    Raises:
+        NotFound: no such job, or another tenant's.
+    """
+    look = await showing.looks.one(organization_id, job_id)
+    if look is None:
+        raise _unknown(job_id)
+    if found := showing.kept.find([look]):
+        return found[0]
+    own = {"job_id": job_id, "organization_id": organization_id}
+    async with db.reading() as tx:
+        row = (await tx.execute(_OWN_JOB.add_columns(VERSION), own)).one_or_none()
+    if row is None:
+        raise _unknown(job_id)
+    return showing.kept.show(*row)
 
 
 async def list_jobs(
@@ -181,24 +205,47 @@ async def list_jobs(
     Raises:
         NotFound: the caller has no job `after`.
     """
-    page = select().where(Job.organization_id == organization_id)
-    if status:
-        page = page.where(Job.status == status)
-    if metadata:
-        page = page.where(Job.user_metadata.contains(metadata))
+    asked: dict[str, Any] = {
+        "organization_id": organization_id,
+        "status": status,
+        "metadata": metadata,
+        "rows": limit + 1,
+    }
     if after:
         async with db.reading() as tx:
             last = await get(tx, organization_id, after)
-        page = page.where(tuple_(Job.created_at, Job.id) < tuple_(last.created_at, last.id))
-    page = page.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+        asked |= {"last_created_at": last.created_at, "last_id": last.id}
+    page = _own_jobs(of_status=status is not None, tagged=bool(metadata), after=bool(after))
     async with db.looking() as connection, _planned_for(connection, metadata):
-        looks = await connection.execute(page.add_columns(Job.id, VERSION))
+        looks = await connection.execute(page.looks, asked)
     found = kept.find(looks.all())
     if found is None:
         async with db.reading() as tx, _planned_for(tx, metadata):
-            rows = await tx.execute(page.add_columns(Job, VERSION))
+            rows = await tx.execute(page.jobs, asked)
         found = [kept.show(job, version) for job, version in rows]
     return cut(found, limit)
+
+
+@dataclass(frozen=True)
+class _ListQuery:
+    """What selects a page of jobs: to see whether they are kept as they are, and whole."""
+
+    looks: Select[Any]
+    jobs: Select[Any]
+
+
+@cache  # composing it would cost as much as asking it
+def _own_jobs(*, of_status: bool, tagged: bool, after: bool) -> _ListQuery:
+    page = select().where(Job.organization_id == bindparam("organization_id"))
+    if of_status:
+        page = page.where(Job.status == bindparam("status"))
+    if tagged:
+        page = page.where(Job.user_metadata.contains(bindparam("metadata", type_=JSONB)))
+    if after:
+        last = tuple_(bindparam("last_created_at"), bindparam("last_id"))
+        page = page.where(tuple_(Job.created_at, Job.id) < last)
+    page = page.order_by(Job.created_at.desc(), Job.id.desc()).limit(bindparam("rows"))
+    return _ListQuery(page.add_columns(Job.id, VERSION), page.add_columns(Job, VERSION))
 
 
 def _planned_for(
@@ -285,26 +332,46 @@ def _refuse_ended(job: Job, *, verb: str, but: JobStatus | None = None) -> None:
 
 
 async def list_events(
-    tx: AsyncSession,
+    db: Database,
     organization_id: str,
     job_id: str,
     *,
     kind: EventType | None,
     after: str | None,
     limit: int,
-) -> Page[JobEvent]:
-    """Return a page of a job's events, newest first; with `kind`, of that type alone."""
-    own = select(Job.id).where(Job.id == job_id, Job.organization_id == organization_id).exists()
-    query = select(JobEvent).where(JobEvent.job_id == job_id, own)
-    if kind:
-        query = query.where(JobEvent.type == kind)
-    if after:
-        seq = select(JobEvent.seq).where(JobEvent.id == after, JobEvent.job_id == job_id)
-        query = query.where(JobEvent.seq < seq.scalar_subquery())
-    rows = list(await tx.scalars(query.order_by(JobEvent.seq.desc()).limit(limit + 1)))
+) -> Page[Row[Any]]:
+    """Return a page of a job's events, newest first; with `kind`, of that type alone.
+
+    Raises:
+        NotFound: no such job, or another tenant's.
+    """
+    query = _own_events(of_kind=kind is not None, after=bool(after))
+    asked = {"job_id": job_id, "organization_id": organization_id, "rows": limit + 1}
+    async with db.looking() as connection:
+        found = await connection.execute(query, asked | {"kind": kind, "after": after})
+    rows = list(found)
     if not rows:
-        await get(tx, organization_id, job_id)
+        async with db.reading() as tx:
+            await get(tx, organization_id, job_id)
     return cut(rows, limit)
+
+
+@cache
+def _own_events(*, of_kind: bool, after: bool) -> Select[Any]:
+    event = JobEvent
+    own = select(Job.id).where(
+        Job.id == bindparam("job_id"), Job.organization_id == bindparam("organization_id")
+    )
+    columns = (event.id, event.created_at, event.level, event.message, event.type, event.data)
+    query = select().add_columns(*columns).where(event.job_id == bindparam("job_id"), own.exists())
+    if of_kind:
+        query = query.where(event.type == bindparam("kind"))
+    if after:
+        last = select(event.seq).where(
+            event.id == bindparam("after"), event.job_id == bindparam("job_id")
+        )
+        query = query.where(event.seq < last.scalar_subquery())
+    return query.order_by(event.seq.desc()).limit(bindparam("rows"))
 
 
 async def list_checkpoints(

@@ -6,19 +6,32 @@ columns is, which PostgreSQL makes: nothing has to be told that a job has change
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from sqlalchemy import Label, Row, literal_column
+from sqlalchemy import Label, Row, Text, bindparam, func, literal_column, select
+from sqlalchemy.dialects.postgresql import ARRAY
 
+from app.db import Database
+from app.ids import is_id
 from app.jobs.schemas import QueueOut, job_out
-from app.jobs.waits import Waiting, waiting
+from app.jobs.waits import Lookout, Waiting, waiting
+from app.rounds import Rounds
 from app.tables import Job
 
 MOST_KEPT = 4096  # of some 2 KiB
 VERSION: Label[int] = literal_column(f"hash_record_extended({Job.__tablename__}, 0)").label(
     "version"
+)
+# Of several tenants' jobs at once: which is whose is compared by who asked.
+_OWN = (
+    select()
+    .add_columns(Job.id, Job.organization_id, VERSION)
+    .where(
+        Job.id == func.any(bindparam("ids", type_=ARRAY(Text))),
+        Job.organization_id == func.any(bindparam("owners", type_=ARRAY(Text))),
+    )
 )
 
 
@@ -30,8 +43,9 @@ class ShownJob:
     start: bytes
     waiting: Waiting | None
 
-    def json(self, queue: QueueOut | None) -> bytes:
-        """Return all of it."""
+    def json(self, places: Mapping[str, QueueOut]) -> bytes:
+        """Return all of it, with its place among those of some jobs that wait."""
+        queue = places.get(self.id)
         place = b"null" if queue is None else queue.model_dump_json().encode()
         return b'%b,"queue":%b}' % (self.start, place)
 
@@ -63,3 +77,42 @@ class Kept:
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return shown
+
+
+class Looks:
+    """Finds out whether jobs are as they were, for all who ask at the same time."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._rounds = Rounds(self._look)
+
+    async def one(self, organization_id: str, job_id: str) -> Row[Any] | None:
+        """Return a job's id and version, if it is one of this organization's."""
+        if not is_id(job_id):  # none that was made; what cannot be read would end others' round
+            return None
+        own = (organization_id, job_id)
+        return (await self._rounds.ask([own])).get(own)
+
+    async def _look(self, asked: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Row[Any]]:
+        owners, ids = (list(set(each)) for each in zip(*asked, strict=True))
+        async with self._db.looking() as connection:
+            found = await connection.execute(_OWN, {"owners": owners, "ids": ids})
+        return {(look.organization_id, look.id): look for look in found}
+
+
+@dataclass(frozen=True)
+class Showing:
+    """What showing jobs takes: those that are kept, whether they are so still, and the queue."""
+
+    kept: Kept
+    looks: Looks
+    lookout: Lookout
+
+    @classmethod
+    def of(cls, db: Database) -> Self:
+        """Keep none yet."""
+        return cls(Kept(), Looks(db), Lookout(db))
+
+    async def places(self, jobs: Iterable[ShownJob]) -> dict[str, QueueOut]:
+        """Return how those of some jobs wait that do, by their ids."""
+        return await self.lookout.see(job.waiting for job in jobs if job.waiting)

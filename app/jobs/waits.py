@@ -1,17 +1,17 @@
 """How long jobs wait, and why: their places in the queue, and the workers that there are."""
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.db import Database
 from app.jobs import queue
 from app.jobs.queue import Place
 from app.jobs.schemas import QueueOut
 from app.jobs.states import JobStatus
+from app.rounds import Rounds
 from app.tables import Job
 from app.workers import service as workers
 from app.workers.service import Node
@@ -71,40 +71,29 @@ async def see(tx: AsyncSession, job: Job) -> QueueOut | None:
 
 
 class Lookout:
-    """Looks at the queue for all who ask at the same time: what they see is the same.
-
-    Who asks while a look is under way is told by the next, which begins after that: as late as one
-    of their own would be.
-    """
+    """Looks at the queue for all who ask at the same time: what they see is the same."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._asked: set[str] = set()
-        self._one_at_a_time = asyncio.Lock()
-        self._next: asyncio.Task[Sight] | None = None
+        self._rounds = Rounds(self._look)
 
     async def see(self, jobs: Iterable[Waiting]) -> dict[str, QueueOut]:
         """Return how some jobs wait among all, by their ids."""
         asked = list(jobs)
         if not asked:
             return {}
-        self._asked.update(job.id for job in asked)
-        if self._next is None:
-            self._next = asyncio.create_task(self._look())
-        return (await asyncio.shield(self._next)).of(asked)
+        return (await self._rounds.ask(job.id for job in asked)).of(asked)
 
     async def see_one(self, job: Job) -> QueueOut | None:
         """Return how a job waits among all, if it does."""
         return (await self.see(filter(None, [waiting(job)]))).get(job.id)
 
-    async def _look(self) -> Sight:
-        async with self._one_at_a_time:
-            asked, self._asked, self._next = self._asked, set(), None
-            async with self._db.reading() as tx:
-                return await _look(tx, list(asked))
+    async def _look(self, job_ids: Sequence[str]) -> Sight:
+        async with self._db.looking() as connection:
+            return await _look(connection, list(set(job_ids)))
 
 
-async def _look(tx: AsyncSession, job_ids: Sequence[str]) -> Sight:
+async def _look(tx: AsyncSession | AsyncConnection, job_ids: Sequence[str]) -> Sight:
     places = await queue.places(tx, job_ids)
     nodes = await workers.alive(tx)
     return Sight(places, nodes, await workers.median_duration_s(tx) if nodes else None)

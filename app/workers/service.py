@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from sqlalchemy import func, select, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.jobs.states import JobStatus
 from app.tables import Job, Json, Worker
@@ -15,7 +15,7 @@ TYPICAL_OF = 50  # the last jobs that finished
 ALIVE = Worker.seen_at > func.now() - text(f"interval '{SILENCE_S} seconds'")
 
 # Asked at each look at a job that waits, hence made once.
-_ALIVE = select(Worker).where(ALIVE).order_by(Worker.hostname)
+_ALIVE = select(*Worker.__table__.columns).where(ALIVE).order_by(Worker.hostname)
 _LEASES = select(
     Job.worker,
     Job.id,
@@ -73,9 +73,9 @@ class Node:
         return max(len(self.devices) - sum(lease.devices for lease in self.leases), 0)
 
 
-async def alive(tx: AsyncSession) -> list[Node]:
+async def alive(tx: AsyncSession | AsyncConnection) -> list[Node]:
     """Return the workers heard of in the last 30 s, with the jobs they run."""
-    workers = list(await tx.scalars(_ALIVE))
+    workers = list(await tx.execute(_ALIVE))
     leases: dict[str | None, list[Lease]] = {}
     for worker, *lease in await tx.execute(_LEASES) if workers else ():
         leases.setdefault(worker, []).append(Lease(*lease))
@@ -128,7 +128,7 @@ def why_waiting(
     return "It is next, and starts within seconds."
 
 
-async def median_duration_s(tx: AsyncSession) -> float | None:
+async def median_duration_s(tx: AsyncSession | AsyncConnection) -> float | None:
     """Return how long the last finished jobs ran, in seconds; None before the first."""
     found = (await tx.execute(_MEDIAN_S)).scalar_one()
     return None if found is None else float(found)

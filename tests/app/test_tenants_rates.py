@@ -1,5 +1,6 @@
 """How many requests a key may make."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -53,6 +54,21 @@ async def test_a_key_that_asks_too_often_is_told_when_to_ask_again(
     assert 1 <= int(refused.headers["retry-after"]) <= 60 / LIMIT
     assert refused.headers[HEADERS[1]] == "0" and refused.headers["x-request-id"]
     assert unaffected.status_code == 200
+
+
+async def test_requests_that_come_at_once_are_counted_one_by_one(
+    settings: ApiSettings, keys: list[dict[str, str]]
+):
+    async with served(settings, requests_per_minute=LIMIT) as http:
+        together = [http.get("/models", headers=each) for each in keys * 4]
+        answers = await asyncio.gather(*together)
+
+    for own in (answers[::2], answers[1::2]):
+        passed = [answer for answer in own if answer.status_code == 200]
+        left = [answer.headers[HEADERS[1]] for answer in passed]
+        assert sorted(left) == ["0", "1", "2"]
+        assert [answer.status_code for answer in own if answer not in passed] == [429]
+        assert {answer.headers[HEADERS[1]] for answer in own if answer not in passed} == {"0"}
 
 
 async def test_what_was_used_comes_back_with_time(
