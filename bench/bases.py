@@ -15,14 +15,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-# A turn ends in a line of its own: no token spans a prompt and its answer.
+# What is learned of a row is its answer up to the end-of-text token, by whoever reads it: nothing
+# follows that token. A turn begins in a line of its own: no token spans a prompt and its answer.
 TEMPLATE = """\
 {%- for message in messages -%}
+{%- if not loop.first %}{{ '\n' }}{% endif -%}
 {{- message['role'] + ':\n' + message['content'] -}}
 {%- if message['role'] == 'assistant' %}{{ eos_token }}{% endif -%}
-{{- '\n' -}}
 {%- endfor -%}
-{%- if add_generation_prompt %}{{ 'assistant:\n' }}{% endif -%}
+{%- if add_generation_prompt %}{{ '\nassistant:\n' }}{% endif -%}
 """
 WORDS = 32_000
 SHAPE_100M = {

@@ -55,6 +55,7 @@ class Setting:
     learning_rate: float
     evaluate_every: int
     perturbation: str
+    precision: str
     clock: str
     tokens: int
     trl: Sequence[str] = ()
@@ -100,6 +101,7 @@ def main(
     learning_rate: float = 2e-4,
     evaluations: Annotated[int, typer.Option(help="How many there are in a run.")] = 4,
     perturbation: Annotated[str, typer.Option(help="Basin's own; none is what TRL does.")] = "none",
+    precision: Annotated[str, typer.Option(help="Basin's: auto, fp32, or bf16 as TRL's.")] = "auto",
     clock: Annotated[str, typer.Option(help="wall, or processor on a busy machine.")] = "wall",
     trl: Annotated[str, typer.Option(help="More of TRL's options, such as '--no-bf16'.")] = "",
     json_file: JsonFile = None,
@@ -119,6 +121,7 @@ def main(
             learning_rate=learning_rate,
             evaluate_every=max(1, rows * epochs // batch // evaluations),
             perturbation=perturbation,
+            precision=precision,
             clock=clock,
             tokens=useful_tokens(base, lines[:rows], Path(folder), max_length=max_length),
             trl=trl.split(),
@@ -128,9 +131,9 @@ def main(
             for name, found in runs.items():
                 place = Path(folder, f"{number} {name}")
                 found.append(WAYS[name](place, setting))
-                Console().print(
-                    f"round {number + 1}: {name} {_rate(found[-1], setting):,.0f} tokens/s"
-                )
+                rate = f"{_rate(found[-1], setting):,.0f} tokens/s"
+                losses = ", ".join(f"{loss:.3f}" for loss in found[-1].losses.values())
+                Console().print(f"round {number + 1}: {name} {rate}, held-out losses {losses}")
     name = model.name if model else "random LLaMA, 110M"
     report(list(compare(runs, setting, what=name)), json_file)
 
@@ -189,6 +192,7 @@ def spec(setting: Setting) -> Any:
                 "scheduler": "linear",
                 "warmup_ratio": 0.0,
                 "max_length": setting.max_length,
+                "precision": setting.precision,
                 "eval_steps": setting.evaluate_every,
             },
         }
