@@ -68,14 +68,14 @@ ON_CPU = (
     Bench(
         "bench.throughput",
         2.5,
-        ("--rows", "16", "--held-out", "4", "--evaluations", "1", "--rounds", "1"),
+        ("--rows", "48", "--held-out", "8", "--rounds", "1", "--precision", "bf16"),
         takes=("data",),
     ),
-    Bench("bench.first_step", 2, ("--rounds", "3")),
-    Bench("bench.service_overhead", 2.5, ("--seconds", "30", "--rounds", "2")),
-    Bench("bench.api", 6, ("--rounds", "1", "--picture", "docs/images/growth.svg")),
+    Bench("bench.first_step", 1, ("--rounds", "3")),
+    Bench("bench.service_overhead", 4.5, ("--seconds", "60", "--rounds", "2")),
+    Bench("bench.api", 5, ("--rounds", "1", "--picture", "docs/images/growth.svg")),
     Bench("bench.fleet", 1, ("--seconds", "10", "--rounds", "2")),
-    Bench("bench.blobs", 1.5, ("--megabytes", "256", "--rounds", "3")),
+    Bench("bench.blobs", 1.5, ("--megabytes", "1024", "--rounds", "2")),
     Bench("bench.stream", 1, ("--watchers", "500", "--seconds", "20")),
 )
 # Nine minutes on one GPU in all.

@@ -76,6 +76,13 @@ async def jobs(clients: list[httpx.AsyncClient]) -> list[str]:
     return [job["id"] for job in reversed(made)]
 
 
+async def looked_at(client: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
+    answer = await client.get(f"{JOBS}/{job_id}")
+    assert answer.status_code == 200, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
 async def listed(client: httpx.AsyncClient, query: str = "") -> list[dict[str, Any]]:
     answer = await client.get(JOBS + query)
     assert answer.status_code == 200, answer.text
@@ -107,7 +114,7 @@ async def test_a_list_shows_what_a_look_at_each_shows(clients, jobs: list[str]):
 
     assert first == again
     assert [job["id"] for job in first] == jobs
-    assert first == [(await clients[0].get(f"{JOBS}/{job_id}")).json() for job_id in jobs]
+    assert first == [await looked_at(clients[0], job_id) for job_id in jobs]
     assert [job["queue"]["position"] for job in first] == [4, 3, 2, 1]
 
 
@@ -134,6 +141,34 @@ async def test_a_change_is_seen_at_the_next_look(
     assert [after[0], *after[2:]] != before  # the places of others
     unplaced = [[job | {"queue": None} for job in page] for page in (before, after)]
     assert [unplaced[1][0], *unplaced[1][2:]] == [unplaced[0][0], *unplaced[0][2:]]
+
+
+async def test_a_look_at_one_job_sees_each_change_of_it(
+    clients, jobs: list[str], connection: psycopg.Connection
+):
+    before = [await looked_at(clients[0], jobs[2]) for _ in range(2)]
+
+    connection.execute("UPDATE jobs SET step = step + 1 WHERE id = %s", [jobs[2]])
+    after = await looked_at(clients[0], jobs[2])
+    connection.execute("UPDATE jobs SET status = 'paused' WHERE id = %s", [jobs[2]])
+    paused = await looked_at(clients[0], jobs[2])
+    connection.execute("UPDATE jobs SET status = 'queued' WHERE id = %s", [jobs[2]])
+
+    assert before[0] == before[1]
+    assert after["progress"]["step"] == before[0]["progress"]["step"] + 1
+    assert (after["status"], paused["status"], paused["queue"]) == ("queued", "paused", None)
+    assert await looked_at(clients[0], jobs[2]) == after
+
+
+async def test_jobs_that_are_looked_at_together_are_their_owners_alone(clients, jobs: list[str]):
+    asked = [(client, job_id) for client in clients for job_id in [*jobs, "ftjob-none"]] * 5
+
+    answers = await asyncio.gather(*(client.get(f"{JOBS}/{job_id}") for client, job_id in asked))
+
+    for (client, job_id), answer in zip(asked, answers, strict=True):
+        own = client is clients[0] and job_id in jobs
+        assert answer.status_code == (200 if own else 404)
+        assert not own or answer.json()["id"] == job_id
 
 
 async def test_what_is_kept_is_shown_to_its_owner_alone(clients, jobs: list[str]):
