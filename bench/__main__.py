@@ -71,7 +71,7 @@ ON_CPU = (
         ("--rows", "48", "--held-out", "8", "--rounds", "1", "--precision", "bf16"),
         takes=("data",),
     ),
-    Bench("bench.first_step", 1, ("--rounds", "3")),
+    Bench("bench.first_step", 2, ("--rounds", "2")),
     Bench("bench.service_overhead", 4.5, ("--seconds", "60", "--rounds", "2")),
     Bench("bench.api", 5, ("--rounds", "1", "--picture", "docs/images/growth.svg")),
     Bench("bench.fleet", 1, ("--seconds", "10", "--rounds", "2")),
