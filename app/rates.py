@@ -90,6 +90,8 @@ class Buckets:
 
     async def _take_all(self, key_ids: Sequence[str]) -> dict[str, Iterator[Allowance]]:
         """Count requests that came at the same time; return what each key's are told, in turn."""
+        if time.monotonic() < self._asked_from:  # the round before this one found nobody
+            return {}
         counts = Counter(key_ids)
         try:
             told = await asyncio.gather(*(self._ask(*each) for each in counts.items()))

@@ -4,6 +4,7 @@ On a fast machine a small run is over before what is to happen in its middle.
 """
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ def processes_of(job_id: str) -> list[psutil.Process]:
     """What runs in a job's folder: the trainer, or its ranks and their launcher."""
     return [
         process
-        for process in psutil.process_iter(["cmdline", "status"])
+        for process in psutil.process_iter(["cmdline"])
         if any(job_id in part for part in process.info["cmdline"] or [])
     ]
 
@@ -38,9 +39,10 @@ def steps_taken(data: Path, job_id: str) -> int:
 
 
 def hold(data: Path, job_id: str, *, after_step: int) -> None:
-    """Stop a run once it took a step."""
+    """Stop a run once it took a step; it must not be over by then."""
     wait_until(lambda: steps_taken(data, job_id) >= after_step, timeout_s=120)
     _signal(job_id, signal.SIGSTOP)
+    assert processes_of(job_id), "the run was over before it could be held"
 
 
 def let_go(job_id: str) -> None:
@@ -55,12 +57,15 @@ def let_go_once_asked_to_stop(job_id: str) -> None:
 
 def _signal(job_id: str, number: signal.Signals) -> None:
     for process in processes_of(job_id):
-        process.send_signal(number)
+        with suppress(psutil.NoSuchProcess):  # it ended this moment
+            process.send_signal(number)
 
 
 def _is_asked_to_stop(process: psutil.Process) -> bool:
     """Whether SIGTERM waits for a process that is held: /proc/[pid]/status of proc(5)."""
-    status = dict(
-        line.split(":\t") for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
-    )
+    try:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):  # it ended this moment
+        return False
+    status = dict(line.split(":\t") for line in lines)
     return bool(int(status["ShdPnd"], 16) & 1 << signal.SIGTERM - 1)

@@ -83,7 +83,7 @@ async def _showing(request: Request) -> Showing:
     return showing
 
 
-Show = Annotated[Showing, Depends(_showing)]
+Shown = Annotated[Showing, Depends(_showing)]
 
 
 async def _metadata(request: Request) -> dict[str, str]:
@@ -104,7 +104,7 @@ async def create_job(
     db: Db,
     settings: Config,
     bell: Ring,
-    showing: Show,
+    showing: Shown,
     *,
     dry_run: Annotated[bool, Query(description="Estimate it, and submit nothing.")] = False,
 ) -> JobOut | EstimateOut:
@@ -120,7 +120,7 @@ async def create_job(
 async def list_jobs(
     db: Db,
     caller: Caller,
-    showing: Show,
+    showing: Shown,
     metadata: Annotated[dict[str, str], Depends(_metadata)],
     *,
     status: Annotated[JobStatus | None, Query(description="All by default.")] = None,
@@ -135,7 +135,7 @@ async def list_jobs(
         metadata=metadata,
         after=after,
         limit=limit,
-        kept=showing.kept,
+        showing=showing,
     )
     places = await showing.places(page.data)
     shown = {job.id: job.json(places) for job in page.data}
@@ -143,7 +143,7 @@ async def list_jobs(
 
 
 @router.get("/{job_id}", response_model=JobOut)
-async def get_job(job_id: str, db: Db, caller: Caller, showing: Show) -> Response:
+async def get_job(job_id: str, db: Db, caller: Caller, showing: Shown) -> Response:
     """Show a job: status, progress, place in the queue, the resolved spec."""
     job = await service.show(db, caller.organization_id, job_id, showing=showing)
     return Response(job.json(await showing.places([job])), media_type=JSON)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import structlog
 from sqlalchemy import Row, Select, bindparam, func, select, tuple_, update
@@ -28,7 +28,7 @@ from app.jobs.defaults import Facts
 from app.jobs.events import EventType
 from app.jobs.rollouts import Group
 from app.jobs.schemas import CreateJob, QueueOut, Series, number_out
-from app.jobs.shown import VERSION, Kept, Showing, ShownJob
+from app.jobs.shown import VERSION, Showing, ShownJob
 from app.jobs.spec import DataSpec, PeftSpec, TrainSpec
 from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.submissions import Request
@@ -49,6 +49,8 @@ LOG_CHUNKS_A_PAGE = 100
 _OWN_JOB = select(Job).where(
     Job.id == bindparam("job_id"), Job.organization_id == bindparam("organization_id")
 )
+_OWN_SHOWN = _OWN_JOB.add_columns(VERSION)
+Columns = TypeVarTuple("Columns")
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,18 @@ async def get(tx: AsyncSession, organization_id: str, job_id: str, *, hold: bool
     """
     # With `hold`, a run that ends just now has ended, or does so afterwards.
     query = _OWN_JOB.with_for_update(key_share=True) if hold else _OWN_JOB
-    own = {"job_id": job_id, "organization_id": organization_id}
-    job = (await tx.execute(query, own)).scalar_one_or_none()
-    if job is None:
-        raise _unknown(job_id)
+    (job,) = await _own_row(tx, query, organization_id, job_id)
     return job
+
+
+async def _own_row(
+    tx: AsyncSession, query: Select[*Columns], organization_id: str, job_id: str
+) -> Row[*Columns]:
+    own = {"job_id": job_id, "organization_id": organization_id}
+    row = (await tx.execute(query, own)).one_or_none()
+    if row is None:
+        raise _unknown(job_id)
+    return row
 
 
 def _unknown(job_id: str) -> NotFound:
@@ -182,12 +191,9 @@ async def show(db: Database, organization_id: str, job_id: str, *, showing: Show
         raise _unknown(job_id)
     if found := showing.kept.find([look]):
         return found[0]
-    own = {"job_id": job_id, "organization_id": organization_id}
     async with db.reading() as tx:
-        row = (await tx.execute(_OWN_JOB.add_columns(VERSION), own)).one_or_none()
-    if row is None:
-        raise _unknown(job_id)
-    return showing.kept.show(*row)
+        job, version = await _own_row(tx, _OWN_SHOWN, organization_id, job_id)
+    return showing.kept.show(job, version)
 
 
 async def list_jobs(
@@ -198,7 +204,7 @@ async def list_jobs(
     metadata: dict[str, str],
     after: str | None,
     limit: int,
-    kept: Kept,
+    showing: Showing,
 ) -> Page[ShownJob]:
     """Return a page of the caller's jobs of a status that carry all of `metadata`, newest first.
 
@@ -218,11 +224,11 @@ async def list_jobs(
     page = _own_jobs(of_status=status is not None, tagged=bool(metadata), after=bool(after))
     async with db.looking() as connection, _planned_for(connection, metadata):
         looks = await connection.execute(page.looks, asked)
-    found = kept.find(looks.all())
+    found = showing.kept.find(looks.all())
     if found is None:
         async with db.reading() as tx, _planned_for(tx, metadata):
             rows = await tx.execute(page.jobs, asked)
-        found = [kept.show(job, version) for job, version in rows]
+        found = [showing.kept.show(job, version) for job, version in rows]
     return cut(found, limit)
 
 

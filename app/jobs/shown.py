@@ -24,7 +24,7 @@ MOST_KEPT = 4096  # of some 2 KiB
 VERSION: Label[int] = literal_column(f"hash_record_extended({Job.__tablename__}, 0)").label(
     "version"
 )
-# Of several tenants' jobs at once: which is whose is compared by who asked.
+# Of several tenants' jobs at once: what is found is kept apart by owner and id, as it was asked.
 _OWN = (
     select()
     .add_columns(Job.id, Job.organization_id, VERSION)

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Engine, make_url
 
 from app.db import Database
 from app.jobs import lease, service
-from app.jobs.shown import Kept
+from app.jobs.shown import Showing
 from app.jobs.spec import StepDone
 from app.keys import service as keys
 from app.main import create_app
@@ -126,7 +126,12 @@ async def test_the_few_jobs_with_a_tag_are_found_without_a_look_at_the_others(
 async def test_a_list_by_tags_is_planned_for_its_own_tags(own: Database, body):
     """A plan for any tag would be wrong for those of many jobs, or for those of few."""
     kept = "SELECT statement FROM pg_prepared_statements WHERE statement LIKE '%user_metadata @>%'"
-    asked_often = {"metadata": {"team": "team-3"}, "after": None, "limit": 20, "kept": Kept()}
+    asked_often = {
+        "metadata": {"team": "team-3"},
+        "after": None,
+        "limit": 20,
+        "showing": Showing.of(own),
+    }
 
     async with own.reading() as tx:
         owner = await tx.scalar(text("SELECT id FROM organizations WHERE name = 'plans'"))

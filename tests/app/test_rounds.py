@@ -1,7 +1,9 @@
 """What many ask at the same time is asked once, and each is told as if they had asked alone."""
 
 import asyncio
+import gc
 from collections.abc import Sequence
+from typing import Any
 
 import httpx
 import pytest
@@ -9,12 +11,12 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from app.db import Database
-from app.errors import Unavailable
+from app.errors import InvalidApiKey, Unavailable
 from app.keys import service as keys
 from app.main import create_app
 from app.rounds import Rounds
 from app.settings import ApiSettings
-from tests.factories import PEPPER
+from tests.factories import PEPPER, jsonl
 
 JOBS = "/v1/fine_tuning/jobs"
 
@@ -75,6 +77,44 @@ async def test_a_round_that_hangs_is_given_up_and_the_next_one_is_asked():
     assert await second == 2
 
 
+async def test_a_round_that_hangs_holds_up_nobody_while_it_is_cancelled():
+    async def ask_all(asked: Sequence[str]) -> list[str]:
+        if "a" in asked:
+            try:
+                await asyncio.sleep(30)
+            finally:
+                await asyncio.sleep(5)  # as psycopg does while PostgreSQL says nothing
+        return list(asked)
+
+    rounds = Rounds(ask_all, patience_s=0.05)
+    first = asyncio.create_task(rounds.ask(["a"]))
+    await asyncio.sleep(0.01)
+
+    async with asyncio.timeout(2):
+        second = await rounds.ask(["b"])
+        with pytest.raises(Unavailable):
+            await first
+
+    assert second == ["b"]
+
+
+async def test_an_error_that_nobody_waits_for_is_not_logged_as_a_bug():
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+
+    async def ask_all(_: Sequence[str]) -> None:
+        await asyncio.sleep(0.02)
+        raise OSError("away")
+
+    asker = asyncio.create_task(Rounds(ask_all).ask(["a"]))
+    await asyncio.sleep(0.01)
+    asker.cancel()
+    await asyncio.sleep(0.05)
+    gc.collect()
+
+    assert asker.cancelled() and not complaints
+
+
 async def test_keys_that_come_at_the_same_time_are_looked_up_together_and_told_apart(
     settings: ApiSettings, own: Database, own_url: str
 ):
@@ -121,9 +161,22 @@ async def test_keys_that_come_at_the_same_time_are_looked_up_together_and_told_a
     assert sum("api_keys" in statement for statement in asked) < looks_alone
 
 
-@pytest.mark.parametrize("job_id", ["a%00b", "%F0%9F%98%80", "x" * 300, "ftjob-none"])
+async def test_a_key_that_cannot_be_read_fails_for_who_sent_it_alone(own: Database):
+    async with own.transaction() as tx:
+        good = await keys.create(tx, organization="left", name="test", pepper=PEPPER)
+    door = keys.Door(own, pepper=PEPPER)
+    sent = [good, "sk-a\0b" + "x" * 46, good, "sk-\udc80" + "x" * 47]
+
+    told = await asyncio.gather(
+        *(door.authenticate(each, ip=None, request_id=None) for each in sent),
+        return_exceptions=True,
+    )
+
+    assert [type(each) for each in told] == [keys.Caller, InvalidApiKey] * 2
+
+
 async def test_an_id_that_cannot_be_read_fails_for_who_sent_it_alone(
-    job_id: str, settings: ApiSettings, own: Database, own_url: str
+    settings: ApiSettings, own: Database, own_url: str
 ):
     async with own.transaction() as tx:
         secret = await keys.create(tx, organization="left", name="test", pepper=PEPPER)
@@ -135,7 +188,11 @@ async def test_an_id_that_cannot_be_read_fails_for_who_sent_it_alone(
             transport=httpx.ASGITransport(app), base_url="http://basin", headers=headers
         ) as client,
     ):
-        paths = [f"{JOBS}/{each}" for each in [job_id, "ftjob-" + "a" * 24] * 8]
+        upload = {"file": ("t.jsonl", jsonl(12))}
+        file = await client.post("/v1/files", data={"purpose": "fine-tune"}, files=upload)
+        asked = {"model": "tiny-llama", "training_file": file.json()["id"]}
+        job_id = (await client.post(JOBS, json=asked)).json()["id"]
+        paths = [f"{JOBS}/{each}" for each in [job_id, "a%00b"] * 8]
         answers = await asyncio.gather(*map(client.get, paths))
 
-    assert {answer.status_code for answer in answers} == {404}
+    assert [answer.status_code for answer in answers] == [200, 404] * 8

@@ -118,6 +118,18 @@ async def test_a_list_shows_what_a_look_at_each_shows(clients, jobs: list[str]):
     assert [job["queue"]["position"] for job in first] == [4, 3, 2, 1]
 
 
+async def test_what_is_kept_is_what_a_job_is_that_was_not(
+    clients, jobs: list[str], connection: psycopg.Connection
+):
+    kept = await looked_at(clients[0], jobs[3])
+
+    paused = (await clients[0].post(f"{JOBS}/{jobs[3]}/pause")).json()  # serialized anew
+    connection.execute("UPDATE jobs SET status = 'queued' WHERE id = %s", [jobs[3]])
+
+    assert paused == kept | {"status": "paused", "queue": None}
+    assert await looked_at(clients[0], jobs[3]) == kept
+
+
 async def test_pages_of_kept_jobs_are_cut_as_others(clients, jobs: list[str]):
     for query in ("?limit=2", f"?limit=2&after={jobs[1]}", f"?after={jobs[-1]}", "?limit=0") * 2:
         page = (await clients[0].get(JOBS + query)).json()

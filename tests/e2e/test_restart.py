@@ -49,13 +49,14 @@ def basin_up(data: Path, models: Path) -> Iterator[openai.OpenAI]:
 def test_a_job_that_ran_when_the_service_stopped_is_carried_on(data: Path, models_dir: Path):
     with basin_up(data, models_dir) as client:
         file = client.files.create(file=("t.jsonl", jsonl(24)), purpose="fine-tune")
+        # So many that a fast machine is not done before the service is told to stop.
         job_id = create(
             client, file.id, training={"max_steps": 2000}, hyperparameters={"batch_size": 4}
         ).id
         wait_until(lambda: steps_done(client, job_id) > 5, timeout_s=60)
 
     with basin_up(data, models_dir) as client:
-        job = wait(client, job_id)
+        job = wait(client, job_id, timeout_s=300)
         tries = client.get(f"/fine_tuning/jobs/{job_id}/attempts", cast_to=httpx.Response).json()
         messages = [event.message for event in client.fine_tuning.jobs.list_events(job_id)]
 
