@@ -23,8 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 # TextWorld's interpreter is built when it is installed; where it cannot be, its tests are skipped.
+# The build asks for `python`, which not every machine has by that name.
 $(AGENTS): $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[agents]' \
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[agents]' \
 		|| echo "TextWorld could not be installed: its tests are skipped. It needs a C compiler and make." >&2
 	@touch $(AGENTS)
 

@@ -8,7 +8,6 @@ tests (see `tests.contract.placeholders`).
 import re
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from app import migrate
 from app.embedded import run_services
 from app.settings import ApiSettings, inherited_environment
+from app.tars import unpack
 from tests.conftest import environment
 from tests.contract.placeholders import MODELS, make_model
 from tests.factories import PEPPER
@@ -46,8 +46,7 @@ def fetch(folder: Path) -> Path:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         source = ["--no-binary", "openai", "--dest", str(folder), f"openai=={pinned[1]}"]
         subprocess.run([*download, *source], check=True)
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+    unpack(archive, folder)
     return folder / name
 
 

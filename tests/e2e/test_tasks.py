@@ -1,7 +1,5 @@
 """T5 and BERT through the whole service, and a job on two devices, on one worker that has two."""
 
-import io
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from transformers import (
 )
 
 from app.settings import ApiSettings
+from app.tars import unpack
 from tests.conftest import celery_worker, wait_until
 from tests.e2e.jobs import create, wait
 from tests.factories import chat_row, to_jsonl
@@ -76,9 +75,9 @@ def series(http: httpx.Client, job: FineTuningJob) -> dict[str, list[list[Any]]]
 
 
 def download(http: httpx.Client, job: FineTuningJob, folder: Path) -> Path:
-    archive = http.get(f"/fine_tuning/jobs/{job.id}/adapter").content
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(folder, filter="data")
+    archive = folder / "adapter.tar"
+    archive.write_bytes(http.get(f"/fine_tuning/jobs/{job.id}/adapter").content)
+    unpack(archive, folder)
     return folder
 
 

@@ -1,11 +1,11 @@
 """What is registered for the tests of environments, and where their games are."""
 
-import tarfile
 from pathlib import Path
 
 import pytest
 
 from app.settings import GAMES_DIR
+from app.tars import unpack
 from tests.conftest import SHARED
 from tests.environments import register
 from worker.environments import alfworld, text_world
@@ -32,8 +32,7 @@ def games(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("games")
     (folder / text_world.FOLDER).mkdir()
     if ARCHIVE.is_file():
-        with tarfile.open(ARCHIVE) as archive:
-            archive.extractall(folder / alfworld.FOLDER, filter="data")
+        unpack(ARCHIVE, folder / alfworld.FOLDER)
     return folder
 
 
