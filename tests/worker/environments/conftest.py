@@ -1,5 +1,6 @@
 """What is registered for the tests of environments, and where their games are."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ from worker.environments import alfworld, text_world
 
 MISBEHAVING = "tests.worker.environments.misbehaving"
 ARCHIVE = SHARED / "data" / "alfworld" / "valid_seen_140.tar.xz"
+
+
+@pytest.fixture(autouse=True)
+def own_tmpdir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TMPDIR of its own, as a run has one: in that of the machine lie other users' locks."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("run")))
+    monkeypatch.setattr(tempfile, "tempdir", None)
 
 
 @pytest.fixture(autouse=True)
