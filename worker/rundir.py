@@ -1,6 +1,7 @@
 """The run folder: the only thing a supervisor and its run share."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from app.jobs.spec import TrainEvent, TrainSpec, train_event
 
 CHECKPOINT = "checkpoint-"  # and the step: the Trainer's name for a folder to resume from
-COMPLETE = "complete"  # written last: a checkpoint without it was cut short
+COMPLETE = "complete"  # written last and deleted first: a checkpoint without it is not whole
 # What a process says that waits for its run folder: that it does, and that it was given one.
 READY, BEGUN = b"ready\n", b"begun\n"
 
@@ -64,6 +65,12 @@ class RunDir:
         """Return the newest checkpoint that is complete."""
         complete = self.checkpoints.glob(f"{CHECKPOINT}*/{COMPLETE}")
         return max((found.parent for found in complete), key=step_of, default=None)
+
+    def remove_old_checkpoints(self, *, keep: int) -> None:
+        """Delete all checkpoints but the newest, each of which is not whole before it is less."""
+        for folder in sorted(self.checkpoints.glob(f"{CHECKPOINT}*"), key=step_of)[:-keep]:
+            (folder / COMPLETE).unlink(missing_ok=True)
+            shutil.rmtree(folder)
 
     def read_spec(self) -> TrainSpec:
         return TrainSpec.model_validate_json(self.spec.read_bytes())
@@ -145,3 +152,18 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def link_checkpoint(source: Path, target: Path) -> None:
+    """Copy a checkpoint by links, whole: its run may delete it meanwhile.
+
+    Raises:
+        FileNotFoundError: it has begun to.
+    """
+    for path in source.rglob("*"):
+        if path.is_file():
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, copy)
+    if not (source / COMPLETE).exists():  # then some file may have been gone before it was seen
+        raise FileNotFoundError(f"{source} is being deleted")

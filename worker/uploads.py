@@ -1,7 +1,6 @@
 """Moves what a run leaves into the database: exports and checkpoints on the way, the adapter."""
 
 import asyncio
-import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable
@@ -16,7 +15,7 @@ from app.jobs import lease
 from app.jobs.spec import CheckpointSaved, Warned
 from worker import archive
 from worker.run import Run, patiently
-from worker.rundir import step_of
+from worker.rundir import link_checkpoint, step_of
 
 log = structlog.get_logger()
 
@@ -52,9 +51,12 @@ async def store_checkpoint(run: Run, *, max_bytes: int) -> bool:
         return found is None
     if step_of(found) == run.stored_step:
         return True
+    leaving = run.folder.leaving / found.name
+    await asyncio.to_thread(shutil.rmtree, leaving, ignore_errors=True)  # a try that failed
     try:
-        leaving = await asyncio.to_thread(_link, found, run.folder.leaving / found.name)
+        await asyncio.to_thread(link_checkpoint, found, leaving)
     except FileNotFoundError:  # the run was faster; its next one is as good
+        await asyncio.to_thread(shutil.rmtree, leaving, ignore_errors=True)
         return False
     size = sum(path.stat().st_size for path in leaving.rglob("*") if path.is_file())
     if size > max_bytes:
@@ -109,12 +111,6 @@ async def _store_export(run: Run, event: CheckpointSaved) -> None:
 
     await patiently(run, lambda: own(run, stored, show))
     await asyncio.to_thread(shutil.rmtree, folder)
-
-
-def _link(source: Path, target: Path) -> Path:
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, copy_function=os.link)
-    return target
 
 
 async def _warn_too_large(run: Run, size: int, max_bytes: int) -> None:

@@ -1,10 +1,13 @@
 """The run folder between a supervisor and its run."""
 
 import math
+import threading
 from pathlib import Path
 
+import pytest
+
 from app.jobs.spec import Failed, StepDone, Warned
-from worker.rundir import LineTail, RunDir, parse_events, write_atomic
+from worker.rundir import COMPLETE, LineTail, RunDir, link_checkpoint, parse_events, write_atomic
 
 
 def test_an_event_survives_the_way_through_the_file(tmp_path: Path):
@@ -80,3 +83,55 @@ def test_a_tail_knows_that_its_file_has_grown(tmp_path: Path):
     assert tail.has_grown()
     tail.read()
     assert not tail.has_grown()
+
+
+FILES = [*(f"state-{number}" for number in range(40)), "rng/0", COMPLETE]
+
+
+def make_checkpoint(run: RunDir, step: int) -> Path:
+    folder = run.checkpoint(step)
+    for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_of_many_checkpoints_the_newest_are_kept(tmp_path: Path):
+    run = RunDir(tmp_path)
+    for step in (2, 10, 9):
+        make_checkpoint(run, step)
+
+    run.remove_old_checkpoints(keep=2)
+
+    assert sorted(run.checkpoints.iterdir()) == [run.checkpoint(10), run.checkpoint(9)]
+    assert run.latest_checkpoint() == run.checkpoint(10)
+
+
+def test_a_checkpoint_that_is_deleted_while_it_is_copied_is_copied_whole_or_not(tmp_path: Path):
+    run, whole, given_up = RunDir(tmp_path), 0, 0
+    for step in range(1, 200):
+        found, target = make_checkpoint(run, step), run.leaving / str(step)
+        make_checkpoint(run, step + 1)
+        deletion = threading.Timer(step * 1e-5, run.remove_old_checkpoints, kwargs={"keep": 1})
+        deletion.start()
+        try:
+            link_checkpoint(found, target)
+        except FileNotFoundError:
+            given_up += 1
+        else:
+            whole += 1
+            assert {name for name in FILES if (target / name).is_file()} == set(FILES)
+        deletion.join()
+
+    assert whole + given_up == 199
+
+
+@pytest.mark.parametrize("lost", ["state-7", COMPLETE])
+def test_a_checkpoint_whose_deletion_has_begun_is_not_copied(tmp_path: Path, lost: str):
+    run = RunDir(tmp_path)
+    found = make_checkpoint(run, 1)
+    (found / COMPLETE).unlink()
+    (found / lost).unlink(missing_ok=True)
+
+    with pytest.raises(FileNotFoundError):
+        link_checkpoint(found, run.leaving / "1")

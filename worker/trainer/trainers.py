@@ -28,6 +28,7 @@ from worker.trainer.sharded import WholeSteps, ZeroOptimizer, deepspeed_config
 from worker.trainer.tasks import KINDS
 
 PERTURBATION_FILE = "perturbation.safetensors"
+CHECKPOINTS_KEPT = 2  # the one before the newest, in case that is not whole
 SCHEDULERS = {"constant": "constant_with_warmup"}  # where the Trainer's name is another
 SHARPNESS_SEED = 0  # not the run's: runs of other seeds are measured alike
 
@@ -176,6 +177,7 @@ class PerturbationMixin:
         distributed.wait_for_all()  # each rank saves its own part
         if distributed.is_first():
             (folder / COMPLETE).touch()
+            RunDir(folder.parents[1]).remove_old_checkpoints(keep=CHECKPOINTS_KEPT)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]  # of the Trainer
@@ -310,7 +312,7 @@ def training_arguments(
         "eval_on_start": evaluate and not resumes,  # what the base knows, to compare with
         "save_strategy": "steps",
         "save_steps": asked.checkpoint_steps,
-        "save_total_limit": 2,
+        "save_total_limit": None,  # it would delete those that are being copied
         "logging_strategy": "steps",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
