@@ -3,7 +3,7 @@
 import re
 import secrets
 
-_ID = re.compile("[A-Za-z0-9_-]{1,64}")
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")
 _PUNCTUATION = str.maketrans("", "", "-_")
 
 
@@ -20,6 +20,6 @@ def new_id(prefix: str) -> str:
     return f"{prefix}{token(24)}"
 
 
-def is_id(text: str) -> bool:
-    """Say whether this is shaped as what `new_id` and `token` make."""
-    return _ID.fullmatch(text) is not None
+def is_readable(text: str) -> bool:
+    """Say whether PostgreSQL takes this for text: it has no NUL, and no half of a character."""
+    return _UNREADABLE.search(text) is None

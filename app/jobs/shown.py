@@ -14,7 +14,7 @@ from sqlalchemy import Label, Row, Text, bindparam, func, literal_column, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from app.db import Database
-from app.ids import is_id
+from app.ids import is_readable
 from app.jobs.schemas import QueueOut, job_out
 from app.jobs.waits import Lookout, Waiting, waiting
 from app.rounds import Rounds
@@ -88,7 +88,7 @@ class Looks:
 
     async def one(self, organization_id: str, job_id: str) -> Row[Any] | None:
         """Return a job's id and version, if it is one of this organization's."""
-        if not is_id(job_id):  # none that was made; what cannot be read would end others' round
+        if not is_readable(job_id):  # none that was made, and it would end a round of others
             return None
         own = (organization_id, job_id)
         return (await self._rounds.ask([own])).get(own)

@@ -15,7 +15,7 @@ from app import audit
 from app.audit import Actor
 from app.db import Database, from_now
 from app.errors import InsufficientPermissions, InvalidApiKey, InvalidRequest, NotFound
-from app.ids import is_id, token
+from app.ids import is_readable, token
 from app.organizations import service as organizations
 from app.rounds import Rounds
 from app.tables import ApiKey, Organization
@@ -221,8 +221,8 @@ class Door:
             InvalidApiKey: unknown, revoked or expired; the message is the same for all three.
         """
         key_id, secret = bearer[3 : 3 + ID_LENGTH], bearer[3 + ID_LENGTH :]
-        # No other id was ever made; one that PostgreSQL cannot read would end a round of others.
-        key = (await self._rounds.ask([key_id])).get(key_id) if is_id(key_id) else None
+        # One that PostgreSQL cannot read is nobody's, and would end a round of others.
+        key = (await self._rounds.ask([key_id])).get(key_id) if is_readable(key_id) else None
         given = digest(secret, self._pepper)
         kept = (key.digest, key.previous) if key else (None, None)
         good = [hmac.compare_digest(each or b"", given) for each in kept]
