@@ -365,11 +365,9 @@ async def list_events(
 @cache
 def _own_events(*, of_kind: bool, after: bool) -> Select[Any]:
     event = JobEvent
-    own = select(Job.id).where(
-        Job.id == bindparam("job_id"), Job.organization_id == bindparam("organization_id")
-    )
     columns = (event.id, event.created_at, event.level, event.message, event.type, event.data)
-    query = select().add_columns(*columns).where(event.job_id == bindparam("job_id"), own.exists())
+    own = event.job_id == bindparam("job_id"), _OWN_JOB.exists()
+    query = select().add_columns(*columns).where(*own)
     if of_kind:
         query = query.where(event.type == bindparam("kind"))
     if after:

@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
 import torch
 from openai.types.fine_tuning import FineTuningJob
@@ -24,6 +23,7 @@ from app.tars import unpack
 from tests.conftest import celery_worker, wait_until
 from tests.e2e.jobs import create, wait
 from tests.factories import chat_row, to_jsonl
+from tests.held import processes_of
 from tests.worker.trainer.runs import EVEN_ODD, LABELLED
 
 CHATS = [chat_row(number) for number in range(24)]
@@ -79,13 +79,6 @@ def download(http: httpx.Client, job: FineTuningJob, folder: Path) -> Path:
     archive.write_bytes(http.get(f"/fine_tuning/jobs/{job.id}/adapter").content)
     unpack(archive, folder)
     return folder
-
-
-def commands_in(job: FineTuningJob) -> list[str]:
-    """What still runs in a job's folder."""
-    found = psutil.process_iter(["cmdline"])
-    lines = [" ".join(process.info["cmdline"] or []) for process in found]
-    return [line for line in lines if job.id in line]
 
 
 @pytest.mark.parametrize("base", JOBS)
@@ -154,4 +147,4 @@ def test_a_job_on_two_devices_leaves_an_adapter_and_no_process(
     assert any(job.id in line and line.count("cpu") == 2 for line in claimed)
     weights = load_file(folder / "adapter_model.safetensors")
     assert any(weight.any() for name, weight in weights.items() if "lora_B" in name)
-    wait_until(lambda: not commands_in(job), timeout_s=5)
+    wait_until(lambda: not processes_of(job.id), timeout_s=5)
