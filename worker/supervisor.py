@@ -40,7 +40,7 @@ from worker.outcome import (
 from worker.relay import relay
 from worker.run import AWAY_S, DATABASE_AWAY, Run, guard, keep, patiently
 from worker.rundir import Placement, RunDir, step_of, write_atomic
-from worker.uploads import own, store, store_checkpoint, store_exports, upload
+from worker.uploads import end_upload, own, store, store_checkpoint, store_exports, upload
 from worker.warm import WarmTrainers
 
 log = structlog.get_logger()
@@ -332,7 +332,7 @@ async def _relay_or_wait(run: Run) -> None:
 
 async def _finish(run: Run, result: Outcome, *, max_resume_bytes: int) -> None:
     log.info("job.ended", job_id=run.claim.job_id, outcome=type(result).__name__)
-    await _end_upload(run)
+    await end_upload(run)
     goes_on = isinstance(result, Paused | Interrupted | Lost)
     stored = False
     if not isinstance(result, Cancelled):
@@ -346,13 +346,6 @@ async def _finish(run: Run, result: Outcome, *, max_resume_bytes: int) -> None:
         await patiently(run, lambda: _end(run, result))
     if stored or not goes_on:
         await asyncio.to_thread(leftovers.remove, run.folder.path)
-
-
-async def _end_upload(run: Run) -> None:
-    """Stop what is stored on the way: what matters of it is stored again, to its end."""
-    assert run.uploading is not None
-    run.uploading.cancel()
-    await asyncio.wait([run.uploading])
 
 
 async def _end(run: Run, result: Outcome) -> None:

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,6 +21,7 @@ from worker.rundir import link_checkpoint, step_of
 log = structlog.get_logger()
 
 LOOK_S = 1.0
+T = TypeVar("T")
 
 
 async def upload(run: Run, *, max_bytes: int) -> None:
@@ -30,11 +32,20 @@ async def upload(run: Run, *, max_bytes: int) -> None:
         await store_checkpoint(run, max_bytes=max_bytes)
 
 
+async def end_upload(run: Run) -> None:
+    """Stop what is stored on the way: what matters of it is stored again, to its end."""
+    assert run.uploading is not None
+    run.uploading.cancel()
+    await asyncio.wait([run.uploading])
+
+
 async def store_exports(run: Run) -> None:
     """Show the adapters from the middle of the run to their owner."""
     while run.exports:
-        await _store_export(run, run.exports[0])
+        event = run.exports[0]
+        await _store_export(run, event)
         del run.exports[0]
+        await _on_disk(shutil.rmtree, run.folder.path / event.folder)
 
 
 async def store_checkpoint(run: Run, *, max_bytes: int) -> bool:
@@ -52,16 +63,16 @@ async def store_checkpoint(run: Run, *, max_bytes: int) -> bool:
     if step_of(found) == run.stored_step:
         return True
     leaving = run.folder.leaving / found.name
-    await asyncio.to_thread(shutil.rmtree, leaving, ignore_errors=True)  # a try that failed
+    await _on_disk(shutil.rmtree, leaving, ignore_errors=True)  # a try that failed
     try:
-        await asyncio.to_thread(link_checkpoint, found, leaving)
+        await _on_disk(link_checkpoint, found, leaving)
     except FileNotFoundError:  # the run was faster; its next one is as good
-        await asyncio.to_thread(shutil.rmtree, leaving, ignore_errors=True)
+        await _on_disk(shutil.rmtree, leaving, ignore_errors=True)
         return False
     size = sum(path.stat().st_size for path in leaving.rglob("*") if path.is_file())
     if size > max_bytes:
         run.too_large = True
-        await asyncio.to_thread(shutil.rmtree, leaving)  # else its links keep what the run deletes
+        await _on_disk(shutil.rmtree, leaving)  # else its links keep what the run deletes
         await _warn_too_large(run, size, max_bytes)
         return False
     stored = await store(run, leaving)
@@ -72,7 +83,7 @@ async def store_checkpoint(run: Run, *, max_bytes: int) -> bool:
     await patiently(run, lambda: own(run, stored, keep))
     run.stored_step = step_of(found)
     log.info("checkpoint.stored", job_id=run.claim.job_id, step=run.stored_step, bytes=size)
-    await asyncio.to_thread(shutil.rmtree, leaving)
+    await _on_disk(shutil.rmtree, leaving)
     return True
 
 
@@ -101,8 +112,7 @@ async def _write(run: Run, folder: Path) -> StoredBytes:
 
 
 async def _store_export(run: Run, event: CheckpointSaved) -> None:
-    folder = run.folder.path / event.folder
-    stored = await store(run, folder)
+    stored = await store(run, run.folder.path / event.folder)
 
     async def show(tx: AsyncSession) -> None:
         await lease.add_checkpoint(
@@ -110,7 +120,16 @@ async def _store_export(run: Run, event: CheckpointSaved) -> None:
         )
 
     await patiently(run, lambda: own(run, stored, show))
-    await asyncio.to_thread(shutil.rmtree, folder)
+
+
+async def _on_disk(function: Callable[..., T], *args: Any, **options: Any) -> T:
+    """Call in a thread, to the end: whoever is cancelled leaves no thread at work on its files."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **options))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
 
 
 async def _warn_too_large(run: Run, size: int, max_bytes: int) -> None:

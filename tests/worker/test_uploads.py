@@ -1,0 +1,92 @@
+"""What a run leaves is stored once, whenever its end cuts that off."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.db import Database
+from app.jobs import lease
+from app.jobs.spec import CheckpointSaved, StepDone
+from worker.run import Run
+from worker.rundir import COMPLETE, RunDir
+from worker.uploads import end_upload, store_checkpoint, store_exports, upload
+
+pytestmark = pytest.mark.usefixtures("empty_queue")
+JOBS = "/fine_tuning/jobs"
+STEP = 5
+FILES = 3000  # so many take a moment to delete
+
+
+@pytest.fixture
+async def run(
+    db: Database, http: httpx.Client, training_file: str, empty_queue: None, tmp_path: Path
+) -> Run:
+    """A run that has just been claimed."""
+    made = http.post(JOBS, json={"model": "tiny-llama", "training_file": training_file})
+    assert made.status_code == 200, made.text
+    async with db.transaction() as tx:
+        claim = await lease.claim(tx, "w1", free=1)
+    assert claim is not None
+    return Run(db, claim, RunDir(tmp_path / "attempt-1"), threading.Event())
+
+
+def fill(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(FILES):
+        (folder / f"{number}.txt").write_text("weights")
+    return folder
+
+
+def export(run: Run) -> Path:
+    folder = fill(run.folder.exports / f"step-{STEP}")
+    name = folder.relative_to(run.folder.path).as_posix()
+    run.exports.append(CheckpointSaved(at=time.time(), step=STEP, folder=name, metrics={}))
+    return folder
+
+
+def checkpoint(run: Run) -> Path:
+    folder = fill(run.folder.checkpoint(STEP))
+    (folder / COMPLETE).touch()
+    run.last_step = StepDone(at=time.time(), step=STEP, epoch=1.0, metrics={})
+    return folder
+
+
+def files_in(folder: Path) -> int:
+    return len(list(folder.iterdir())) if folder.exists() else 0
+
+
+async def cut_off(run: Run, ready: Callable[[], bool]) -> None:
+    """Let the upload go on for so long, and end it there."""
+    run.uploading = asyncio.create_task(upload(run, max_bytes=1 << 30))
+    while not ready():
+        assert not run.uploading.done()
+        await asyncio.sleep(0.001)
+    await end_upload(run)
+
+
+async def test_an_export_that_is_being_deleted_when_the_run_ends_is_not_stored_again(
+    run: Run, http: httpx.Client
+):
+    folder = export(run)
+
+    await cut_off(run, lambda: files_in(folder) < FILES)
+    await store_exports(run)
+
+    found = http.get(f"{JOBS}/{run.claim.job_id}/checkpoints").json()["data"]
+    assert [each["step_number"] for each in found] == [STEP]
+    assert not folder.exists() and run.exports == []
+
+
+async def test_a_checkpoint_that_is_being_copied_when_the_run_ends_is_stored_whole(run: Run):
+    folder = checkpoint(run)
+    leaving = run.folder.leaving / folder.name
+
+    await cut_off(run, lambda: files_in(leaving) > 0)
+
+    assert await store_checkpoint(run, max_bytes=1 << 30)
+    assert run.stored_step == STEP and not leaving.exists()
