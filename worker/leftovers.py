@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import structlog
 from sqlalchemy import select
 
 from app.db import Database
-from app.jobs.spec import TrainEvent
+from app.jobs.spec import CheckpointSaved, TrainEvent
 from app.jobs.states import TERMINAL
 from app.tables import Job
-from worker.rundir import LineTail, RunDir, parse_events, step_of
+from worker.rundir import EXPORT, LineTail, RunDir, parse_events, step_of
 
 log = structlog.get_logger()
 
@@ -21,22 +22,52 @@ log = structlog.get_logger()
 def adopt(folder: RunDir) -> list[TrainEvent]:
     """Take over the newest checkpoint of earlier attempts at a job, and return what they said.
 
-    Their processes are ended first: of a supervisor that hangs, the run may live.
+    Their processes are ended first: of a supervisor that hangs, the run may live. Whoever is killed
+    in here, or before `remove_earlier`, leaves as much to the next attempt.
     """
-    earlier = sorted(
-        (each for each in folder.path.parent.iterdir() if each != folder.path), key=step_of
-    )
+    earlier = [RunDir(path) for path in _earlier(folder)]
     said: list[TrainEvent] = []
-    for path in earlier:
-        end_processes(path)
-        left = RunDir(path)
+    for left in earlier:
+        end_processes(left.path)
         said += parse_events(LineTail(left.events).read(limit=1 << 30))
         found, ours = left.latest_checkpoint(), folder.latest_checkpoint()
         if found is not None and (ours is None or step_of(ours) < step_of(found)):
             folder.checkpoints.mkdir(exist_ok=True)
             found.rename(folder.checkpoints / found.name)
-        shutil.rmtree(path)
+    if (taken := folder.latest_checkpoint()) is not None:
+        saved = {event.step: event for event in said if isinstance(event, CheckpointSaved)}
+        _adopt_exports(folder, earlier, saved, upto=step_of(taken))
     return said
+
+
+def _adopt_exports(
+    folder: RunDir, earlier: Sequence[RunDir], saved: Mapping[int, CheckpointSaved], *, upto: int
+) -> None:
+    """Take over the exports that nobody stored: whoever resumes from a step makes none before it.
+
+    What was saved is said again, for it to be stored, and the checkpoint after it.
+    """
+    for left in earlier:
+        for export in left.exports.glob(f"{EXPORT}*[0-9]"):
+            target = folder.exports / export.name
+            if step_of(export) <= upto and not target.exists():
+                target.parent.mkdir(exist_ok=True)
+                export.rename(target)
+    for step, event in sorted(saved.items()):
+        if step == upto or (step < upto and (folder.path / event.folder).exists()):
+            folder.append_event(event)
+
+
+def remove_earlier(folder: RunDir) -> None:
+    """Delete what earlier attempts at a job left."""
+    for path in _earlier(folder):
+        shutil.rmtree(path)
+
+
+def _earlier(folder: RunDir) -> list[Path]:
+    return sorted(
+        (each for each in folder.path.parent.iterdir() if each != folder.path), key=step_of
+    )
 
 
 def end_processes(folder: Path) -> None:

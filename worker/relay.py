@@ -32,4 +32,5 @@ async def relay(run: Run) -> bool:
             run.last_step = event
         elif isinstance(event, CheckpointSaved):
             run.exports.append(event)
+            run.saved_step = event.step
     return bool(said or printed)

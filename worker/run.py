@@ -46,6 +46,7 @@ class Run:
     stop: str | None = None
     renewed_at: float = field(default_factory=time.monotonic)
     exports: list[CheckpointSaved] = field(default_factory=list)  # told, and not stored yet
+    saved_step: int = 0  # of the newest checkpoint that is told, with all before it
     stored_step: int = 0  # of the newest checkpoint that another worker can carry on from
     too_large: bool = False  # its checkpoints are, for the database
     uploading: asyncio.Task[None] | None = None

@@ -1,5 +1,6 @@
 """The run folder: the only thing a supervisor and its run share."""
 
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from app.jobs.spec import TrainEvent, TrainSpec, train_event
 
 CHECKPOINT = "checkpoint-"  # and the step: the Trainer's name for a folder to resume from
+EXPORT = "step-"
 COMPLETE = "complete"  # written last and deleted first: a checkpoint without it is not whole
+CHECKPOINTS_KEPT = 2  # the one before the newest too: it may be on its way into the database
 # What a process says that waits for its run folder: that it does, and that it was given one.
 READY, BEGUN = b"ready\n", b"begun\n"
 
@@ -61,13 +64,18 @@ class RunDir:
         """Return the folder of a checkpoint."""
         return self.checkpoints / f"{CHECKPOINT}{step}"
 
-    def latest_checkpoint(self) -> Path | None:
-        """Return the newest checkpoint that is complete."""
-        complete = self.checkpoints.glob(f"{CHECKPOINT}*/{COMPLETE}")
-        return max((found.parent for found in complete), key=step_of, default=None)
+    def export(self, step: int) -> Path:
+        """Return the folder of an adapter from the middle of the run."""
+        return self.exports / f"{EXPORT}{step}"
 
-    def remove_old_checkpoints(self, *, keep: int) -> None:
-        """Delete all checkpoints but the newest, each of which is not whole before it is less."""
+    def latest_checkpoint(self, *, upto: float = math.inf) -> Path | None:
+        """Return the newest checkpoint that is complete, of those up to a step."""
+        complete = [found.parent for found in self.checkpoints.glob(f"{CHECKPOINT}*/{COMPLETE}")]
+        return max((each for each in complete if step_of(each) <= upto), key=step_of, default=None)
+
+    def complete_checkpoint(self, step: int, *, keep: int = CHECKPOINTS_KEPT) -> None:
+        """Let a run resume from a checkpoint, and delete all but the newest ones."""
+        (self.checkpoint(step) / COMPLETE).touch()
         for folder in sorted(self.checkpoints.glob(f"{CHECKPOINT}*"), key=step_of)[:-keep]:
             (folder / COMPLETE).unlink(missing_ok=True)
             shutil.rmtree(folder)
@@ -167,3 +175,10 @@ def link_checkpoint(source: Path, target: Path) -> None:
             os.link(path, copy)
     if not (source / COMPLETE).exists():  # then some file may have been gone before it was seen
         raise FileNotFoundError(f"{source} is being deleted")
+
+
+def remove_whole(folder: Path) -> None:
+    """Delete a folder that nobody may take for whole when a part of it is gone."""
+    gone = folder.with_name(f"{folder.name}.gone")
+    folder.rename(gone)
+    shutil.rmtree(gone)

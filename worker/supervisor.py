@@ -210,7 +210,8 @@ async def _prepare(run: Run, settings: Settings) -> Placement:
         ends_at=_ends_at(claim),
     )
     folder.path.mkdir(parents=True, exist_ok=True)
-    earlier = await asyncio.to_thread(leftovers.adopt, folder)
+    await _tell_untold(run, await asyncio.to_thread(leftovers.adopt, folder))
+    await asyncio.to_thread(leftovers.remove_earlier, folder)
     async with run.db.transaction() as tx:
         train, valid = await lease.input_blobs(tx, claim)
         state = await lease.resume_state(tx, claim)
@@ -222,7 +223,6 @@ async def _prepare(run: Run, settings: Settings) -> Placement:
     if state is not None:
         run.stored_step = state.step
         await _fetch_checkpoint(run, state)
-    await _tell_untold(run, earlier)
     write_atomic(folder.placement, placement.model_dump_json().encode())
     write_atomic(folder.spec, claim.spec.model_dump_json(indent=2).encode())
     return placement

@@ -16,7 +16,7 @@ from app.jobs import lease
 from app.jobs.spec import CheckpointSaved, Warned
 from worker import archive
 from worker.run import Run, patiently
-from worker.rundir import link_checkpoint, step_of
+from worker.rundir import link_checkpoint, remove_whole, step_of
 
 log = structlog.get_logger()
 
@@ -43,25 +43,25 @@ async def store_exports(run: Run) -> None:
     """Show the adapters from the middle of the run to their owner."""
     while run.exports:
         event = run.exports[0]
-        await _store_export(run, event)
+        folder = run.folder.path / event.folder
+        if folder.exists():  # else an earlier attempt has stored it
+            await _store_export(run, event, folder)
+            await _on_disk(remove_whole, folder)
         del run.exports[0]
-        await _on_disk(shutil.rmtree, run.folder.path / event.folder)
 
 
 async def store_checkpoint(run: Run, *, max_bytes: int) -> bool:
-    """Store the newest checkpoint whose steps are told; say whether the database has it now.
+    """Store the newest checkpoint that is told; say whether the database has it now.
 
+    Its export is stored already, by `store_exports` just before: who carries on makes it no more.
     The run deletes checkpoints as it goes on, hence a copy by links. Of a run whose checkpoints are
     too large for the database none is looked at again.
     """
     if run.too_large:
         return False
-    found = run.folder.latest_checkpoint()
-    told = run.last_step.step if run.last_step else run.claim.step
-    if found is None or not run.stored_step <= step_of(found) <= told:
-        return found is None
-    if step_of(found) == run.stored_step:
-        return True
+    found = run.folder.latest_checkpoint(upto=run.saved_step)
+    if found is None or step_of(found) <= run.stored_step:
+        return _has_stored_newest(run)
     leaving = run.folder.leaving / found.name
     await _on_disk(shutil.rmtree, leaving, ignore_errors=True)  # a try that failed
     try:
@@ -84,7 +84,12 @@ async def store_checkpoint(run: Run, *, max_bytes: int) -> bool:
     run.stored_step = step_of(found)
     log.info("checkpoint.stored", job_id=run.claim.job_id, step=run.stored_step, bytes=size)
     await _on_disk(shutil.rmtree, leaving)
-    return True
+    return _has_stored_newest(run)
+
+
+def _has_stored_newest(run: Run) -> bool:
+    newest = run.folder.latest_checkpoint()
+    return newest is None or step_of(newest) <= run.stored_step
 
 
 async def store(run: Run, folder: Path) -> StoredBytes:
@@ -111,8 +116,8 @@ async def _write(run: Run, folder: Path) -> StoredBytes:
     return stored
 
 
-async def _store_export(run: Run, event: CheckpointSaved) -> None:
-    stored = await store(run, run.folder.path / event.folder)
+async def _store_export(run: Run, event: CheckpointSaved, folder: Path) -> None:
+    stored = await store(run, folder)
 
     async def show(tx: AsyncSession) -> None:
         await lease.add_checkpoint(

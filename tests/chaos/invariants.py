@@ -5,15 +5,21 @@ from tests.held import processes_of
 from tests.waiting import within
 
 STEPS = 160
+CHECKPOINT_STEPS = 20
 BODY = {
-    "training": {"max_steps": STEPS, "checkpoint_steps": 20},
+    "training": {"max_steps": STEPS, "checkpoint_steps": CHECKPOINT_STEPS},
     "hyperparameters": {"batch_size": 4},
     "peft": {"method": "lora", "r": 4, "dropout": 0.1},
 }
 
 
 def assert_all_is_well(
-    cluster: Cluster, job_id: str, undisturbed: str, *, steps: int = STEPS
+    cluster: Cluster,
+    job_id: str,
+    undisturbed: str,
+    *,
+    steps: int = STEPS,
+    checkpoint_steps: int = CHECKPOINT_STEPS,
 ) -> None:
     """One accepted attempt, no stale row, the undisturbed run's bits, nothing left behind."""
     job = cluster.job(job_id)
@@ -23,6 +29,7 @@ def assert_all_is_well(
     assert None not in outcomes
     assert cluster.weights(job_id) == undisturbed
     assert_every_step_is_told_once(cluster, job_id, steps)
+    assert_every_checkpoint_is_shown(cluster, job_id, steps, every=checkpoint_steps)
     assert within(10, lambda: not processes_of(job_id)), processes_of(job_id)
     assert_nothing_is_left(cluster, job_id)
 
@@ -36,6 +43,15 @@ def assert_every_step_is_told_once(cluster: Cluster, job_id: str, steps: int = S
     assert [step for step, _ in rows] == list(range(1, steps + 1))
     attempts = [attempt for _, attempt in rows]
     assert attempts == sorted(attempts)
+
+
+def assert_every_checkpoint_is_shown(
+    cluster: Cluster, job_id: str, steps: int, *, every: int
+) -> None:
+    """An adapter of each step that was to leave one, beside those of where a run was stopped."""
+    rows = cluster.sql("SELECT step FROM checkpoints WHERE job_id = %s ORDER BY step", job_id)
+    missing = {*range(every, steps + 1, every)} - {step for (step,) in rows}
+    assert not missing
 
 
 def assert_nothing_is_left(cluster: Cluster, job_id: str) -> None:

@@ -139,7 +139,9 @@ def assert_no_file_is_left(cluster: Cluster, worker: Worker) -> None:
 
 def assert_it_learned_from_the_same(cluster: Cluster, job_id: str, undisturbed: str) -> None:
     """The bits of a job that was left alone, its rollouts, each once, and what they came to."""
-    assert_all_is_well(cluster, job_id, cluster.weights(undisturbed), steps=STEPS)
+    assert_all_is_well(
+        cluster, job_id, cluster.weights(undisturbed), steps=STEPS, checkpoint_steps=EVERY
+    )
     assert rollouts(cluster, job_id) == rollouts(cluster, undisturbed)
     assert measured(cluster, job_id) == measured(cluster, undisturbed)
 

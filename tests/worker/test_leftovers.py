@@ -1,5 +1,6 @@
 """What an attempt left on this machine is taken over by the next, or removed."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,9 @@ import psutil
 import pytest
 
 from app.db import Database
-from app.jobs.spec import StepDone
+from app.jobs.spec import CheckpointSaved, StepDone
 from worker import leftovers
-from worker.rundir import COMPLETE, RunDir
+from worker.rundir import COMPLETE, RunDir, parse_events
 
 
 def attempt(job: Path, number: int, *, checkpoints: tuple[int, ...] = ()) -> RunDir:
@@ -28,6 +29,7 @@ def test_the_newest_complete_checkpoint_of_earlier_attempts_is_taken_over(tmp_pa
     third = attempt(tmp_path, 10)
 
     leftovers.adopt(third)
+    leftovers.remove_earlier(third)
 
     assert third.latest_checkpoint() == third.checkpoint(8)
     assert not first.path.exists() and not second.path.exists()
@@ -39,6 +41,39 @@ def test_what_earlier_attempts_said_is_returned(tmp_path: Path):
     first.append_event(said)
 
     assert leftovers.adopt(attempt(tmp_path, 2)) == [said]
+
+
+def test_exports_that_nobody_stored_come_with_the_checkpoint_after_them(tmp_path: Path):
+    first = attempt(tmp_path, 1, checkpoints=(8,))
+    for step in (2, 4, 6, 8, 10):
+        save_export(first, step)
+    shutil.rmtree(first.export(4))  # stored
+    shutil.rmtree(first.export(8))
+    first.export(6).rename(first.export(6).with_suffix(".gone"))  # stored too
+    second = attempt(tmp_path, 2)
+
+    leftovers.adopt(second)
+
+    said = parse_events(second.events.read_bytes())
+    assert [event.step for event in said if isinstance(event, CheckpointSaved)] == [2, 8]
+    assert list(second.exports.iterdir()) == [second.export(2)]
+
+
+def test_whoever_dies_while_taking_over_leaves_as_much_to_the_next(tmp_path: Path):
+    first = attempt(tmp_path, 1, checkpoints=(8,))
+    save_export(first, 8)
+    told = leftovers.adopt(attempt(tmp_path, 2))
+    third = attempt(tmp_path, 3)
+
+    assert leftovers.adopt(third)[: len(told)] == told
+    assert third.latest_checkpoint() == third.checkpoint(8) and third.export(8).exists()
+    assert third.events.read_bytes() == first.events.read_bytes()
+
+
+def save_export(run: RunDir, step: int) -> None:
+    run.export(step).mkdir(parents=True)
+    name = run.export(step).relative_to(run.path).as_posix()
+    run.append_event(CheckpointSaved(at=1.0, step=step, folder=name, metrics={}))
 
 
 def test_a_run_whose_supervisor_hangs_is_ended_before_its_folder_is_taken(tmp_path: Path):

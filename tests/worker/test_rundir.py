@@ -100,11 +100,14 @@ def test_of_many_checkpoints_the_newest_are_kept(tmp_path: Path):
     run = RunDir(tmp_path)
     for step in (2, 10, 9):
         make_checkpoint(run, step)
+    (run.checkpoint(10) / COMPLETE).unlink()
+    assert run.latest_checkpoint() == run.checkpoint(9)
 
-    run.remove_old_checkpoints(keep=2)
+    run.complete_checkpoint(10, keep=2)
 
     assert sorted(run.checkpoints.iterdir()) == [run.checkpoint(10), run.checkpoint(9)]
     assert run.latest_checkpoint() == run.checkpoint(10)
+    assert run.latest_checkpoint(upto=9) == run.checkpoint(9)
 
 
 def test_a_checkpoint_that_is_deleted_while_it_is_copied_is_copied_whole_or_not(tmp_path: Path):
@@ -112,7 +115,7 @@ def test_a_checkpoint_that_is_deleted_while_it_is_copied_is_copied_whole_or_not(
     for step in range(1, 200):
         found, target = make_checkpoint(run, step), run.leaving / str(step)
         make_checkpoint(run, step + 1)
-        deletion = threading.Timer(step * 1e-5, run.remove_old_checkpoints, kwargs={"keep": 1})
+        deletion = threading.Timer(step * 1e-5, run.complete_checkpoint, [step + 1], {"keep": 1})
         deletion.start()
         try:
             link_checkpoint(found, target)

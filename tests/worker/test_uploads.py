@@ -1,6 +1,7 @@
 """What a run leaves is stored once, whenever its end cuts that off."""
 
 import asyncio
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 
 from app.db import Database
 from app.jobs import lease
-from app.jobs.spec import CheckpointSaved, StepDone
+from app.jobs.spec import CheckpointSaved
 from worker.run import Run
 from worker.rundir import COMPLETE, RunDir
 from worker.uploads import end_upload, store_checkpoint, store_exports, upload
@@ -43,7 +44,7 @@ def fill(folder: Path) -> Path:
 
 
 def export(run: Run) -> Path:
-    folder = fill(run.folder.exports / f"step-{STEP}")
+    folder = fill(run.folder.export(STEP))
     name = folder.relative_to(run.folder.path).as_posix()
     run.exports.append(CheckpointSaved(at=time.time(), step=STEP, folder=name, metrics={}))
     return folder
@@ -52,7 +53,7 @@ def export(run: Run) -> Path:
 def checkpoint(run: Run) -> Path:
     folder = fill(run.folder.checkpoint(STEP))
     (folder / COMPLETE).touch()
-    run.last_step = StepDone(at=time.time(), step=STEP, epoch=1.0, metrics={})
+    run.saved_step = STEP
     return folder
 
 
@@ -90,3 +91,23 @@ async def test_a_checkpoint_that_is_being_copied_when_the_run_ends_is_stored_who
 
     assert await store_checkpoint(run, max_bytes=1 << 30)
     assert run.stored_step == STEP and not leaving.exists()
+
+
+async def test_a_checkpoint_is_stored_once_the_worker_was_told_of_it(run: Run):
+    """Else its export may be unknown still: whoever resumed from it would never make that."""
+    checkpoint(run)
+    run.saved_step = STEP - 1
+
+    assert not await store_checkpoint(run, max_bytes=1 << 30)
+    assert run.stored_step == 0
+
+
+async def test_an_export_that_an_earlier_attempt_stored_is_passed_over(
+    run: Run, http: httpx.Client
+):
+    shutil.rmtree(export(run))
+
+    await store_exports(run)
+
+    assert run.exports == []
+    assert http.get(f"{JOBS}/{run.claim.job_id}/checkpoints").json()["data"] == []

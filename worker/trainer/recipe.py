@@ -84,7 +84,6 @@ def _train(run: RunDir, stop: threading.Event, opened: ExitStack) -> None:
     if resume is not None and _nothing_left(inputs, trainer, resume):
         trainer.load_end(resume)
         reporter.recall(trainer.state)
-        reporter.on_save(trainer.args, trainer.state, trainer.control)
     else:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 

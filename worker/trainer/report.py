@@ -131,11 +131,12 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self.metrics |= metrics
 
     def on_save(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        """Export the adapter; only then the checkpoint counts, as what resumes from it does not."""
         step = int(state.global_step)
         self.saved_step = step
         if not distributed.is_first():
             return
-        folder = self.run.exports / f"step-{step}"
+        folder = self.run.export(step)
         self._export(folder, self.metrics)
         self.run.append_event(
             CheckpointSaved(
@@ -145,9 +146,11 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
                 metrics=self.metrics,
             )
         )
+        self.run.complete_checkpoint(step)
 
     def recall(self, state: Any) -> None:
-        """Take up the metrics of a run that is over; its last evaluation need not be repeated."""
+        """Take up the metrics of a run that is over; what it did last need not be repeated."""
+        self.saved_step = int(state.global_step)
         for logs in state.log_history:
             found = _ours(logs)
             self.metrics |= found

@@ -13,7 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from app.jobs.spec import PerturbationSpec, SharpnessSpec, TrainSpec
 from worker.optim.mgpo import Momentum
 from worker.optim.sharpness import Sharpness, sharpness
-from worker.rundir import CHECKPOINT, COMPLETE, RunDir
+from worker.rundir import CHECKPOINT, RunDir
 from worker.trainer import distributed, policies, scores, versions
 from worker.trainer.agent import AgentTrainer
 from worker.trainer.best import Best
@@ -28,7 +28,6 @@ from worker.trainer.sharded import WholeSteps, ZeroOptimizer, deepspeed_config
 from worker.trainer.tasks import KINDS
 
 PERTURBATION_FILE = "perturbation.safetensors"
-CHECKPOINTS_KEPT = 2  # the one before the newest, in case that is not whole
 SCHEDULERS = {"constant": "constant_with_warmup"}  # where the Trainer's name is another
 SHARPNESS_SEED = 0  # not the run's: runs of other seeds are measured alike
 
@@ -174,10 +173,7 @@ class PerturbationMixin:
             if self.perturbation is not None:
                 save_file(self.perturbation.state_dict(), folder / PERTURBATION_FILE)
             versions.write(folder)
-        distributed.wait_for_all()  # each rank saves its own part
-        if distributed.is_first():
-            (folder / COMPLETE).touch()
-            RunDir(folder.parents[1]).remove_old_checkpoints(keep=CHECKPOINTS_KEPT)
+        distributed.wait_for_all()  # each rank saves its own part; the Reporter says it is whole
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]  # of the Trainer

@@ -5,6 +5,7 @@ import math
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ from tests.worker.trainer.runs import (
     train_here,
 )
 from worker.rundir import RunDir
+from worker.trainer import recipe
 
 VALID = [chat_row(number) for number in range(100, 108)]
 PLAIN = {"type": "none"}
@@ -180,6 +182,26 @@ def test_a_checkpoint_that_was_cut_short_is_not_resumed_from(
 
     assert of_type(run, Started)[-1].first_step == 4
     assert adapter_bytes(run) == adapter_bytes(finished)
+
+
+def test_a_run_that_dies_before_it_exports_a_checkpoint_does_not_resume_from_it(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Else the adapter of that step would be missing from what the job leaves."""
+    run = make_run(tmp_path / "run", base, valid=VALID)
+    with monkeypatch.context() as dying:
+        dying.setattr(recipe, "export", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train_here(run)
+
+    train_here(run)
+
+    assert [event.first_step for event in of_type(run, Started)] == [1, 1]
+    assert [event.step for event in of_type(run, CheckpointSaved)] == [3, 6]
+
+
+def dies(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_accumulated_micro_batches_are_one_batch(base: Path, tmp_path: Path):
