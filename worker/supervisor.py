@@ -68,13 +68,17 @@ async def run_next(
     warm: WarmTrainers | None,
     shutdown: threading.Event,
 ) -> bool:
-    """Run the best waiting job that the free devices can hold to its end; False when none waits."""
+    """Run the best waiting job that the free devices can hold to its end.
+
+    Returns whether to look for the next one: not when none waits, nor after a fault of the worker,
+    which the next job might meet as well.
+    """
     async with connected(settings.database_url) as db:
         claim, held = await claim_job(db, worker, devices, shutdown)
         if claim is None:
             return False
         folder = RunDir(settings.runs_dir / claim.job_id / f"attempt-{claim.attempt}")
-        run = Run(db, claim, folder, shutdown)
+        run, failed = Run(db, claim, folder, shutdown), False
         traced: dict[str, tracing.Value] = {
             "basin.job_id": claim.job_id,
             "basin.attempt": claim.attempt,
@@ -89,9 +93,13 @@ async def run_next(
             except* LeaseLostError as lost:
                 log.warning("job.lease_lost", why=str(lost.exceptions[0]))
                 await _let_go(run)
+            except* Exception as fault:
+                log.exception("job.worker_failed")
+                failed = True
+                await _give_back(run, fault.exceptions[0])
             finally:
                 devices.give_back(held)
-        return True
+        return not failed
 
 
 async def _let_go(run: Run) -> None:
@@ -99,6 +107,17 @@ async def _let_go(run: Run) -> None:
     with suppress(*DATABASE_AWAY):  # then the sweep finds it abandoned
         async with run.db.transaction() as tx:
             await blobs.give_up_of(tx, run.claim.writer)
+
+
+async def _give_back(run: Run, fault: Exception) -> None:
+    """Let a job be tried again, here or elsewhere, that this worker had a fault with."""
+    message = (
+        f"The worker could not go on with the run ({type(fault).__name__}); its own log, which its"
+        " operator can read, says why."
+    )
+    with suppress(*DATABASE_AWAY, LeaseLostError):  # then the lease runs out
+        async with run.db.transaction() as tx:
+            await lease.lose(tx, run.claim, Failure("worker_failed", message))
 
 
 async def claim_job(

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from app.db import Database, connected
 from app.settings import ApiSettings
 from worker.devices import DevicePool
-from worker.supervisor import claim_job
+from worker.supervisor import claim_job, run_next
 
 pytestmark = pytest.mark.usefixtures("empty_queue")
 
@@ -55,6 +56,30 @@ async def test_a_smaller_job_runs_where_a_larger_one_does_not_fit(
     claim, held = await claim_job(db, "w1", DevicePool(["0"]), threading.Event())
 
     assert claim is not None and claim.job_id == small and held == ["0"]
+
+
+async def test_a_worker_with_a_fault_gives_its_job_back_at_once(
+    settings: ApiSettings, http: httpx.Client, training_file: str, tmp_path: Path
+):
+    job_id = submit(http, training_file, gpus=1)
+    (tmp_path / "runs").write_text("no folder can be made below this")
+    devices = DevicePool(["cpu"])
+
+    takes_another = await run_next(
+        settings.model_copy(update={"data_dir": tmp_path}),
+        {},
+        worker="w1",
+        devices=devices,
+        warm=None,
+        shutdown=threading.Event(),
+    )
+
+    job = http.get(f"/fine_tuning/jobs/{job_id}").json()
+    (attempt,) = http.get(f"/fine_tuning/jobs/{job_id}/attempts").json()["data"]
+    assert not takes_another and devices.free == 1
+    assert job["status"] == "queued"
+    assert attempt["outcome"] == "killed" and attempt["worker"] == "w1"
+    assert "NotADirectoryError" in attempt["reason"] and str(tmp_path) not in attempt["reason"]
 
 
 async def test_threads_that_claim_at_once_never_share_a_device(
