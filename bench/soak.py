@@ -4,8 +4,8 @@
 kills or freezes something at random every few seconds, until all of them are over. Nothing is
 hurried: a job whose worker died waits for its lease to run out, up to a minute. It exits 1 when a
 job was lost or done twice, when an adapter is not, bit for bit, that of a run that was left alone,
-or when `basin fsck` would find something. A job may honestly fail: what hit it three times in a
-row, by its code, stands in the table.
+when the adapter of a step is missing, or when `basin fsck` would find something. A job may honestly
+fail: what hit it three times in a row, by its code, stands in the table.
 """
 
 import asyncio
@@ -31,10 +31,12 @@ from app import fsck
 from app.db import connected
 from app.fsck import Finding
 from tests.chaos.cluster import OVER, Cluster, Worker, freeze, kill, running, thaw
+from tests.chaos.invariants import missing_checkpoints
 from tests.factories import make_model_folder
 
+STEPS, CHECKPOINT_STEPS = 6, 2
 BODY = {
-    "training": {"max_steps": 6, "checkpoint_steps": 2},
+    "training": {"max_steps": STEPS, "checkpoint_steps": CHECKPOINT_STEPS},
     "hyperparameters": {"batch_size": 4},
     "peft": {"method": "lora", "r": 4, "dropout": 0.1},
 }
@@ -133,12 +135,14 @@ class Verdict:
     codes: Counter[str]
     lost: list[str]
     duplicated: list[str]
+    incomplete: list[str]
     differing: list[str]
     findings: list[Finding]
 
     @property
     def good(self) -> bool:
-        return not (self.lost or self.duplicated or self.differing or self.findings)
+        wrong = self.lost, self.duplicated, self.incomplete, self.differing, self.findings
+        return not any(wrong)
 
 
 def main(
@@ -228,6 +232,11 @@ def judge(cluster: Cluster, ids: list[str], undisturbed: str) -> Verdict:
         codes=Counter(code for _, code in over.values() if code),
         lost=[job_id for job_id in ids if job_id not in over],
         duplicated=[job_id for (job_id,) in twice],
+        incomplete=[
+            job_id
+            for job_id in succeeded
+            if missing_checkpoints(cluster, job_id, STEPS, every=CHECKPOINT_STEPS)
+        ],
         differing=[job_id for job_id in succeeded if cluster.weights(job_id) != undisturbed],
         findings=asyncio.run(look_for_contradictions(cluster.services.database_url)),
     )
@@ -252,6 +261,7 @@ def show(verdict: Verdict, kills: Counter[str], *, seconds: float, console: Cons
     table.add_row("failed", str(verdict.statuses["failed"]), codes)
     table.add_row("lost", str(len(verdict.lost)), " ".join(verdict.lost))
     table.add_row("duplicated", str(len(verdict.duplicated)), " ".join(verdict.duplicated))
+    table.add_row("lacking an export", str(len(verdict.incomplete)), " ".join(verdict.incomplete))
     table.add_row("other weights", str(len(verdict.differing)), " ".join(verdict.differing))
     table.add_section()
     for kind in WEIGHTS:

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -77,6 +78,7 @@ class DevicePool:
         self.all = tuple(devices)
         self.claiming = threading.Lock()
         self._free = list(devices)
+        self._rests_until = 0.0  # on the monotonic clock
         self._lock = threading.Lock()
 
     @property
@@ -90,6 +92,14 @@ class DevicePool:
                 return []
             taken, self._free = self._free[:count], self._free[count:]
             return taken
+
+    def rest(self, seconds: float) -> None:
+        """Be of no use for a while, to whoever looks for a job."""
+        self._rests_until = time.monotonic() + seconds
+
+    @property
+    def rests(self) -> bool:
+        return time.monotonic() < self._rests_until
 
     def give_back(self, devices: Sequence[str]) -> None:
         with self._lock:

@@ -20,10 +20,11 @@ log = structlog.get_logger()
 
 
 def adopt(folder: RunDir) -> list[TrainEvent]:
-    """Take over the newest checkpoint of earlier attempts at a job, and return what they said.
+    """Take over the newest checkpoint of earlier attempts at a job, and the exports up to there.
 
-    Their processes are ended first: of a supervisor that hangs, the run may live. Whoever is killed
-    in here, or before `remove_earlier`, leaves as much to the next attempt.
+    Returns what the attempts said. Their processes are ended first: of a supervisor that hangs, the
+    run may live. Whoever is killed in here, or before `remove_earlier`, leaves as much to the next
+    attempt.
     """
     earlier = [RunDir(path) for path in _earlier(folder)]
     said: list[TrainEvent] = []
@@ -54,20 +55,20 @@ def _adopt_exports(
                 target.parent.mkdir(exist_ok=True)
                 export.rename(target)
     for step, event in sorted(saved.items()):
-        if step == upto or (step < upto and (folder.path / event.folder).exists()):
+        if step == upto or (step < upto and folder.export(step).exists()):
             folder.append_event(event)
 
 
 def remove_earlier(folder: RunDir) -> None:
     """Delete what earlier attempts at a job left."""
     for path in _earlier(folder):
-        shutil.rmtree(path)
+        RunDir(path).remove()
 
 
 def _earlier(folder: RunDir) -> list[Path]:
-    return sorted(
-        (each for each in folder.path.parent.iterdir() if each != folder.path), key=step_of
-    )
+    """Return the folders of earlier attempts, none of a later one: this one may have been lost."""
+    own, all_of_them = step_of(folder.path), folder.path.parent.iterdir()
+    return sorted((each for each in all_of_them if step_of(each) < own), key=step_of)
 
 
 def end_processes(folder: Path) -> None:
@@ -87,11 +88,12 @@ def end_processes(folder: Path) -> None:
                 process.wait(timeout=10)
 
 
-def remove(folder: Path) -> None:
-    """Delete a run folder, and its job's when that was the last one."""
-    shutil.rmtree(folder)
-    with suppress(OSError):  # not empty: an earlier attempt's is there
-        folder.parent.rmdir()
+def remove(folder: RunDir) -> None:
+    """Delete a run folder, if it was made, and its job's when that was the last one."""
+    if folder.path.exists():
+        folder.remove()
+        with suppress(OSError):  # not empty: an earlier attempt's is there
+            folder.path.parent.rmdir()
 
 
 async def sweep(db: Database, runs: Path) -> None:

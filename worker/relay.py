@@ -31,6 +31,7 @@ async def relay(run: Run) -> bool:
         if isinstance(event, StepDone):
             run.last_step = event
         elif isinstance(event, CheckpointSaved):
-            run.exports.append(event)
             run.saved_step = event.step
+            if event.folder is not None:
+                run.exports.append(event)
     return bool(said or printed)

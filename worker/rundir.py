@@ -14,7 +14,7 @@ from app.jobs.spec import TrainEvent, TrainSpec, train_event
 CHECKPOINT = "checkpoint-"  # and the step: the Trainer's name for a folder to resume from
 EXPORT = "step-"
 COMPLETE = "complete"  # written last and deleted first: a checkpoint without it is not whole
-CHECKPOINTS_KEPT = 2  # the one before the newest too: it may be on its way into the database
+CHECKPOINTS_KEPT = 2  # the one before the newest too: that one may not be complete yet
 # What a process says that waits for its run folder: that it does, and that it was given one.
 READY, BEGUN = b"ready\n", b"begun\n"
 
@@ -70,15 +70,27 @@ class RunDir:
 
     def latest_checkpoint(self, *, upto: float = math.inf) -> Path | None:
         """Return the newest checkpoint that is complete, of those up to a step."""
-        complete = [found.parent for found in self.checkpoints.glob(f"{CHECKPOINT}*/{COMPLETE}")]
+        complete = [
+            found.parent for found in self.checkpoints.glob(f"{CHECKPOINT}*[0-9]/{COMPLETE}")
+        ]
         return max((each for each in complete if step_of(each) <= upto), key=step_of, default=None)
 
-    def complete_checkpoint(self, step: int, *, keep: int = CHECKPOINTS_KEPT) -> None:
-        """Let a run resume from a checkpoint, and delete all but the newest ones."""
+    def complete_checkpoint(self, step: int) -> None:
+        """Let a run resume from a checkpoint."""
         (self.checkpoint(step) / COMPLETE).touch()
-        for folder in sorted(self.checkpoints.glob(f"{CHECKPOINT}*"), key=step_of)[:-keep]:
+
+    def remove_old_checkpoints(self, *, keep: int = CHECKPOINTS_KEPT) -> None:
+        """Delete all checkpoints but the newest, each of which is not whole before it is less."""
+        found = self.checkpoints.glob(f"{CHECKPOINT}*[0-9]")
+        for folder in sorted(found, key=step_of)[:-keep]:
             (folder / COMPLETE).unlink(missing_ok=True)
             shutil.rmtree(folder)
+
+    def remove(self) -> None:
+        """Delete it all, and its checkpoints as `remove_old_checkpoints` does."""
+        for mark in self.checkpoints.glob(f"{CHECKPOINT}*/{COMPLETE}"):
+            mark.unlink()
+        shutil.rmtree(self.path)
 
     def read_spec(self) -> TrainSpec:
         return TrainSpec.model_validate_json(self.spec.read_bytes())

@@ -49,6 +49,7 @@ RELAY_S = 1.0
 LOOK_S = 0.05  # for the first step: somebody may be waiting for it
 STOP_GRACE_S = 30.0
 FAILED_GRACE_S = 5.0  # ranks may hang, waiting for the one that failed
+REST_S = 60.0  # of a worker that had a fault: others are to have its job, and those that wait
 BUDGET_GRACE_S = 120.0  # to end the step, evaluate, and prove the adapter
 FULL_BYTES = 1 << 18  # so little is left only where something failed to write more
 RESULT_COLUMNS = {
@@ -70,8 +71,8 @@ async def run_next(
 ) -> bool:
     """Run the best waiting job that the free devices can hold to its end.
 
-    Returns whether to look for the next one: not when none waits, nor after a fault of the worker,
-    which the next job might meet as well.
+    Returns whether to look for the next one: not when none waits, nor after a fault of the worker.
+    The next job might meet that as well, hence the worker rests.
     """
     async with connected(settings.database_url) as db:
         claim, held = await claim_job(db, worker, devices, shutdown)
@@ -95,8 +96,9 @@ async def run_next(
                 await _let_go(run)
             except* Exception as fault:
                 log.exception("job.worker_failed")
-                failed = True
-                await _give_back(run, fault.exceptions[0])
+                failed = await _give_back(run, fault.exceptions[0])
+                if failed:
+                    devices.rest(REST_S)
             finally:
                 devices.give_back(held)
         return not failed
@@ -109,15 +111,26 @@ async def _let_go(run: Run) -> None:
             await blobs.give_up_of(tx, run.claim.writer)
 
 
-async def _give_back(run: Run, fault: Exception) -> None:
-    """Let a job be tried again, here or elsewhere, that this worker had a fault with."""
+async def _give_back(run: Run, fault: Exception) -> bool:
+    """Let a job be tried again, here or elsewhere, that this worker had a fault with.
+
+    Returns whether the job was its still; else it may have had the fault by that.
+    """
     message = (
         f"The worker could not go on with the run ({type(fault).__name__}); its own log, which its"
         " operator can read, says why."
     )
-    with suppress(*DATABASE_AWAY, LeaseLostError):  # then the lease runs out
+    full = isinstance(fault, OSError) and fault.errno == errno.ENOSPC
+    failure = DISK_FULL if full else Failure("worker_failed", message)
+    try:
         async with run.db.transaction() as tx:
-            await lease.lose(tx, run.claim, Failure("worker_failed", message))
+            await lease.lose(tx, run.claim, failure)
+    except LeaseLostError:
+        await _let_go(run)
+        return False
+    except DATABASE_AWAY as error:  # then the lease runs out
+        log.warning("job.not_given_back", error=str(error.orig))
+    return True
 
 
 async def claim_job(
@@ -125,10 +138,11 @@ async def claim_job(
 ) -> tuple[Claim | None, list[str]]:
     """Take a job and its devices. One thread at a time: what it saw free is free when it takes.
 
-    A worker that shuts down takes none, not even the one that it has just given back.
+    A worker that shuts down takes none, not even the one that it has just given back; nor does one
+    that rests.
     """
     with devices.claiming:
-        if shutdown.is_set() or not devices.free:
+        if shutdown.is_set() or devices.rests or not devices.free:
             return None, []
         async with db.transaction() as tx:
             claim = await lease.claim(tx, worker, free=devices.free, total=len(devices.all))
@@ -229,14 +243,13 @@ async def _prepare(run: Run, settings: Settings) -> Placement:
         ends_at=_ends_at(claim),
     )
     folder.path.mkdir(parents=True, exist_ok=True)
-    await _tell_untold(run, await asyncio.to_thread(leftovers.adopt, folder))
+    said = await asyncio.to_thread(leftovers.adopt, folder)
+    await patiently(run, lambda: _tell_untold(run, said))
     await asyncio.to_thread(leftovers.remove_earlier, folder)
-    async with run.db.transaction() as tx:
-        train, valid = await lease.input_blobs(tx, claim)
-        state = await lease.resume_state(tx, claim)
-    await blobs.fetch(run.db, train, folder.train)
+    train, valid, state = await patiently(run, lambda: _inputs(run))
+    await _fetch(run, train, folder.train)
     if valid:
-        await blobs.fetch(run.db, valid, folder.valid)
+        await _fetch(run, valid, folder.valid)
     if claim.spec.peft.source is not None:
         await _fetch_source(run, claim.spec.peft.source)
     if state is not None:
@@ -247,6 +260,17 @@ async def _prepare(run: Run, settings: Settings) -> Placement:
     return placement
 
 
+async def _inputs(run: Run) -> tuple[str, str | None, ResumeState | None]:
+    """Return the blobs of its files, and what another worker left."""
+    async with run.db.transaction() as tx:
+        train, valid = await lease.input_blobs(tx, run.claim)
+        return train, valid, await lease.resume_state(tx, run.claim)
+
+
+async def _fetch(run: Run, blob_id: str, target: Path) -> None:
+    await patiently(run, lambda: blobs.fetch(run.db, blob_id, target))
+
+
 def _ends_at(claim: Claim) -> float | None:
     """Return when the job's budget of time is spent, on the monotonic clock of this machine."""
     limit_s = claim.spec.budget.max_duration_s
@@ -255,9 +279,13 @@ def _ends_at(claim: Claim) -> float | None:
 
 async def _fetch_source(run: Run, name: str) -> None:
     """Unpack the adapter that the run goes on from."""
-    async with run.db.transaction() as tx:
-        source = await sources.find(tx, run.claim.organization_id, name)
-    await _unpack(run, source.blob_id, run.folder.source)
+
+    async def find() -> str:
+        async with run.db.transaction() as tx:
+            source = await sources.find(tx, run.claim.organization_id, name)
+            return source.blob_id
+
+    await _unpack(run, await patiently(run, find), run.folder.source)
 
 
 async def _fetch_checkpoint(run: Run, state: ResumeState) -> None:
@@ -271,7 +299,7 @@ async def _unpack(run: Run, blob_id: str, target: Path) -> None:
     """Let the folder of an archive appear, complete."""
     archived, temporary = target.with_suffix(".tar"), target.with_suffix(".tmp")
     target.parent.mkdir(parents=True, exist_ok=True)
-    await blobs.fetch(run.db, blob_id, archived)
+    await _fetch(run, blob_id, archived)
     await asyncio.to_thread(tars.unpack, archived, temporary)
     temporary.rename(target)
     archived.unlink()
@@ -280,15 +308,18 @@ async def _unpack(run: Run, blob_id: str, target: Path) -> None:
 async def _tell_untold(run: Run, said: Sequence[TrainEvent]) -> None:
     """Tell of steps that an earlier attempt took, and could not: this one does not repeat them."""
     found = run.folder.latest_checkpoint()
-    upto = step_of(found) if found else 0
-    untold = [
-        event
-        for event in said
-        if isinstance(event, StepDone | EvalDone | RolloutSampled)
-        and run.claim.step < event.step <= upto
-    ]
+    if found is None:
+        return
     async with run.db.transaction() as tx:
         await lease.renew(tx, run.claim)
+        upto, told = step_of(found), run.claim.step
+        evaluated = told if await lease.is_evaluated(tx, run.claim) else told - 1
+        untold = [
+            event
+            for event in said
+            if (isinstance(event, StepDone | RolloutSampled) and told < event.step <= upto)
+            or (isinstance(event, EvalDone) and evaluated < event.step <= upto)
+        ]
         await lease.record(tx, run.claim, untold)
 
 
@@ -302,9 +333,14 @@ async def _watch(run: Run, process: launcher.Running, *, ends_at: float | None) 
         kill_at = _stop(run, process, kill_at, ends_at=ends_at)
         if kill_at is not None and time.monotonic() >= kill_at:
             await launcher.kill(process)
+    await _relay_rest(run)
+    return await ended
+
+
+async def _relay_rest(run: Run) -> None:
+    """Relay all that was said; what an earlier attempt saved is, before a run begins."""
     while await patiently(run, lambda: relay(run)):
         pass
-    return await ended
 
 
 async def _next_relay(run: Run, ended: asyncio.Future[int]) -> None:
@@ -354,6 +390,8 @@ async def _finish(run: Run, result: Outcome, *, max_resume_bytes: int) -> None:
     await end_upload(run)
     goes_on = isinstance(result, Paused | Interrupted | Lost)
     stored = False
+    if goes_on:
+        await _relay_rest(run)
     if not isinstance(result, Cancelled):
         await store_exports(run)
     if goes_on:
@@ -364,7 +402,7 @@ async def _finish(run: Run, result: Outcome, *, max_resume_bytes: int) -> None:
     else:
         await patiently(run, lambda: _end(run, result))
     if stored or not goes_on:
-        await asyncio.to_thread(leftovers.remove, run.folder.path)
+        await asyncio.to_thread(leftovers.remove, run.folder)
 
 
 async def _end(run: Run, result: Outcome) -> None:

@@ -19,7 +19,7 @@ def train_waiting(
     warm: WarmTrainers | None,
     shutdown: threading.Event,
 ) -> None:
-    """Run waiting jobs until none waits that the free devices can hold."""
+    """Run waiting jobs, one after the other, until there is a reason to take no next one."""
     while not shutdown.is_set() and asyncio.run(
         run_next(
             settings, environment, worker=worker, devices=devices, warm=warm, shutdown=shutdown

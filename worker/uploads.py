@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,9 +44,10 @@ async def store_exports(run: Run) -> None:
     """Show the adapters from the middle of the run to their owner."""
     while run.exports:
         event = run.exports[0]
-        folder = run.folder.path / event.folder
+        folder = run.folder.export(event.step)
         if folder.exists():  # else an earlier attempt has stored it
-            await _store_export(run, event, folder)
+            if event.step >= run.stored_step:  # else one on another machine has
+                await _store_export(run, event, folder)
             await _on_disk(remove_whole, folder)
         del run.exports[0]
 
@@ -133,7 +135,9 @@ async def _on_disk(function: Callable[..., T], *args: Any, **options: Any) -> T:
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        await asyncio.wait([work])
+        while not work.done():
+            with suppress(asyncio.CancelledError):  # once more
+                await asyncio.wait([work])
         raise
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, bindparam, delete, func, or_, select, text, update
+import structlog
+from pydantic import ValidationError
+from sqlalchemy import BigInteger, bindparam, delete, exists, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -28,6 +30,8 @@ from app.jobs.spec import (
 from app.jobs.states import SOURCES, TERMINAL, JobStatus
 from app.tables import Attempt, Checkpoint, File, Job, LogChunk, Metric, ResumeState
 from app.webhooks import outbox
+
+log = structlog.get_logger()
 
 LEASE_S = 60
 MAX_LOST_ATTEMPTS = 3  # in a row, without a resume state in between
@@ -93,7 +97,8 @@ async def claim(
 ) -> Claim | None:
     """Take the best waiting job that fits `free` of the worker's `total` devices, or none.
 
-    Two workers never take the same one.
+    Two workers never take the same one. One that a newer version accepted, which this one cannot
+    read, is left for others: it waits a little, and stands in nobody's way.
     """
     held = await queue.hold_limited(tx)
     best = queue.best(free=free, total=total or free, held=held)
@@ -112,6 +117,12 @@ async def claim(
     )
     if job is None:
         return None
+    try:
+        spec = TrainSpec.model_validate(job.spec)
+    except ValidationError as error:
+        log.warning("job.not_understood", job_id=job.id, why=str(error))
+        await _leave_to_others(tx, job.id)
+        return None
     ran_s = await _ran_s(tx, job.id)
     tx.add(Attempt(job_id=job.id, number=job.attempt, worker=worker))
     events.add(tx, job.id, "Fine-tuning job started", data={"attempt": job.attempt})
@@ -119,7 +130,7 @@ async def claim(
         job_id=job.id,
         organization_id=job.organization_id,
         attempt=job.attempt,
-        spec=TrainSpec.model_validate(job.spec),
+        spec=spec,
         training_file_id=job.training_file_id,
         validation_file_id=job.validation_file_id,
         suffix=job.suffix,
@@ -127,6 +138,14 @@ async def claim(
         ran_s=ran_s,
         traceparent=job.traceparent,
     )
+
+
+async def _leave_to_others(tx: AsyncSession, job_id: str) -> None:
+    """Take a claim back, as if it had not been made."""
+    await tx.rollback()
+    later = text(f"now() + interval '{RETRY_S} seconds'")
+    waits = (Job.id == job_id) & (Job.status == JobStatus.QUEUED)
+    await tx.execute(update(Job).where(waits).values(retry_at=later))
 
 
 async def renew(tx: AsyncSession, held: Claim) -> str | None:
@@ -200,6 +219,13 @@ async def add_resume_state(tx: AsyncSession, held: Claim, *, step: int, blob_id:
     await _drop_resume_states(tx, own & ResumeState.step.not_in(kept))
     tx.add(ResumeState(job_id=held.job_id, step=step, attempt=held.attempt, blob_id=blob_id))
     await tx.flush()
+
+
+async def is_evaluated(tx: AsyncSession, held: Claim) -> bool:
+    """Say whether the evaluation after the last step that was told has been told too."""
+    here = (Metric.job_id == held.job_id) & (Metric.step == held.step)
+    query = select(exists().where(here, Metric.name.startswith("valid_", autoescape=True)))
+    return bool(await tx.scalar(query))
 
 
 async def resume_state(tx: AsyncSession, held: Claim) -> ResumeState | None:

@@ -288,11 +288,14 @@ class EvalDone(Event):
 
 
 class CheckpointSaved(Event):
-    """An adapter of this step lies complete under `folder`, relative to the run folder."""
+    """A run can resume from this step, and all steps before it are told.
+
+    Its adapter lies complete under `folder`, relative to the run folder, if there is one.
+    """
 
     type: Literal["checkpoint_saved"] = "checkpoint_saved"
     step: int
-    folder: str
+    folder: str | None
     metrics: dict[str, float]
 
 

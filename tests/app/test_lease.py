@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import cast, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 
 from app.db import Database
 from app.jobs import lease
@@ -71,6 +72,26 @@ async def test_a_suffix_stands_in_the_models_name_as_a_word(db: Database, job_id
 
     assert {suffix: name.split(":")[3] for suffix, name in names.items()} == parts
     assert {name.split(":")[4] for name in names.values()} == {job_id[-8:]}
+
+
+async def test_a_job_that_a_worker_cannot_read_stands_in_nobodys_way(
+    db: Database, http: httpx.Client, training_file: str, job_id: str
+):
+    """As when the API is of a newer version than some worker."""
+    body = {"model": "tiny-llama", "training_file": training_file}
+    behind: str = http.post(JOBS, json=body).json()["id"]
+    async with db.transaction() as tx:
+        newer = Job.spec.op("||")(cast({"of_tomorrow": 1}, JSONB))
+        await tx.execute(update(Job).where(Job.id == job_id).values(spec=newer))
+
+    assert await claim(db) is None
+    held = await claimed(db)
+
+    assert held.job_id == behind
+    async with db.transaction() as tx:
+        job = await tx.get_one(Job, job_id)
+        assert (job.status, job.attempt, job.started_at) == ("queued", 0, None)
+    assert http.get(f"{JOBS}/{job_id}/attempts").json()["data"] == []
 
 
 async def test_of_many_workers_one_gets_the_job(db: Database, job_id: str):

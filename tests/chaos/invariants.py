@@ -49,9 +49,12 @@ def assert_every_checkpoint_is_shown(
     cluster: Cluster, job_id: str, steps: int, *, every: int
 ) -> None:
     """An adapter of each step that was to leave one, beside those of where a run was stopped."""
-    rows = cluster.sql("SELECT step FROM checkpoints WHERE job_id = %s ORDER BY step", job_id)
-    missing = {*range(every, steps + 1, every)} - {step for (step,) in rows}
-    assert not missing
+    assert not missing_checkpoints(cluster, job_id, steps, every=every)
+
+
+def missing_checkpoints(cluster: Cluster, job_id: str, steps: int, *, every: int) -> set[int]:
+    rows = cluster.sql("SELECT step FROM checkpoints WHERE job_id = %s", job_id)
+    return {*range(every, steps + 1, every)} - {step for (step,) in rows}
 
 
 def assert_nothing_is_left(cluster: Cluster, job_id: str) -> None:

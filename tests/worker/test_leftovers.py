@@ -59,6 +59,15 @@ def test_exports_that_nobody_stored_come_with_the_checkpoint_after_them(tmp_path
     assert list(second.exports.iterdir()) == [second.export(2)]
 
 
+def test_a_supervisor_that_wakes_late_takes_nothing_of_its_successor(tmp_path: Path):
+    late, successor = attempt(tmp_path, 1), attempt(tmp_path, 2, checkpoints=(4,))
+
+    leftovers.adopt(late)
+    leftovers.remove_earlier(late)
+
+    assert late.latest_checkpoint() is None and successor.latest_checkpoint() is not None
+
+
 def test_whoever_dies_while_taking_over_leaves_as_much_to_the_next(tmp_path: Path):
     first = attempt(tmp_path, 1, checkpoints=(8,))
     save_export(first, 8)

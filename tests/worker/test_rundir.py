@@ -1,6 +1,7 @@
 """The run folder between a supervisor and its run."""
 
 import math
+import shutil
 import threading
 from pathlib import Path
 
@@ -100,14 +101,36 @@ def test_of_many_checkpoints_the_newest_are_kept(tmp_path: Path):
     run = RunDir(tmp_path)
     for step in (2, 10, 9):
         make_checkpoint(run, step)
-    (run.checkpoint(10) / COMPLETE).unlink()
-    assert run.latest_checkpoint() == run.checkpoint(9)
 
-    run.complete_checkpoint(10, keep=2)
+    run.remove_old_checkpoints(keep=2)
 
     assert sorted(run.checkpoints.iterdir()) == [run.checkpoint(10), run.checkpoint(9)]
     assert run.latest_checkpoint() == run.checkpoint(10)
     assert run.latest_checkpoint(upto=9) == run.checkpoint(9)
+
+
+def test_a_checkpoint_counts_once_it_is_complete(tmp_path: Path):
+    run = RunDir(tmp_path)
+    for step in (1, 2, 3):
+        make_checkpoint(run, step)
+    (run.checkpoint(2) / COMPLETE).unlink()
+    run.checkpoint(3).rename(run.checkpoint(3).with_suffix(".tmp"))  # being unpacked
+
+    assert run.latest_checkpoint() == run.checkpoint(1)
+    run.complete_checkpoint(2)
+    assert run.latest_checkpoint() == run.checkpoint(2)
+
+
+def test_no_checkpoint_counts_in_a_folder_that_is_half_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = RunDir(tmp_path)
+    make_checkpoint(run, 1)
+    monkeypatch.setattr(shutil, "rmtree", lambda _: (run.checkpoint(1) / "state-1").unlink())
+
+    run.remove()
+
+    assert (run.checkpoint(1) / "state-2").exists() and run.latest_checkpoint() is None
 
 
 def test_a_checkpoint_that_is_deleted_while_it_is_copied_is_copied_whole_or_not(tmp_path: Path):
@@ -115,7 +138,7 @@ def test_a_checkpoint_that_is_deleted_while_it_is_copied_is_copied_whole_or_not(
     for step in range(1, 200):
         found, target = make_checkpoint(run, step), run.leaving / str(step)
         make_checkpoint(run, step + 1)
-        deletion = threading.Timer(step * 1e-5, run.complete_checkpoint, [step + 1], {"keep": 1})
+        deletion = threading.Timer(step * 1e-5, run.remove_old_checkpoints, kwargs={"keep": 1})
         deletion.start()
         try:
             link_checkpoint(found, target)

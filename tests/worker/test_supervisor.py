@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -58,28 +59,58 @@ async def test_a_smaller_job_runs_where_a_larger_one_does_not_fit(
     assert claim is not None and claim.job_id == small and held == ["0"]
 
 
-async def test_a_worker_with_a_fault_gives_its_job_back_at_once(
+async def test_a_worker_with_a_fault_gives_its_job_back_at_once_and_rests(
     settings: ApiSettings, http: httpx.Client, training_file: str, tmp_path: Path
 ):
     job_id = submit(http, training_file, gpus=1)
     (tmp_path / "runs").write_text("no folder can be made below this")
     devices = DevicePool(["cpu"])
 
-    takes_another = await run_next(
-        settings.model_copy(update={"data_dir": tmp_path}),
-        {},
-        worker="w1",
-        devices=devices,
-        warm=None,
-        shutdown=threading.Event(),
-    )
+    takes_another = await run_on(settings.model_copy(update={"data_dir": tmp_path}), devices)
 
-    job = http.get(f"/fine_tuning/jobs/{job_id}").json()
-    (attempt,) = http.get(f"/fine_tuning/jobs/{job_id}/attempts").json()["data"]
-    assert not takes_another and devices.free == 1
-    assert job["status"] == "queued"
+    assert not takes_another and devices.free == 1 and devices.rests
+    assert http.get(f"/fine_tuning/jobs/{job_id}").json()["status"] == "queued"
+    attempt = newest_attempt(http, job_id)
     assert attempt["outcome"] == "killed" and attempt["worker"] == "w1"
     assert "NotADirectoryError" in attempt["reason"] and str(tmp_path) not in attempt["reason"]
+
+
+async def test_a_worker_that_rests_takes_no_job(
+    db: Database, http: httpx.Client, training_file: str
+):
+    submit(http, training_file, gpus=1)
+    devices = DevicePool(["0"])
+    devices.rest(60.0)
+
+    assert await claim_job(db, "w1", devices, threading.Event()) == (None, [])
+    devices.rest(0.0)
+    claim, _ = await claim_job(db, "w1", devices, threading.Event())
+    assert claim is not None
+
+
+async def test_a_base_model_that_is_gone_is_the_jobs_failure_and_no_fault_of_the_worker(
+    settings: ApiSettings, http: httpx.Client, training_file: str, tmp_path: Path
+):
+    job_id = submit(http, training_file, gpus=1)
+    devices = DevicePool(["cpu"])
+    empty = {"models_dir": tmp_path, "data_dir": tmp_path / "data"}
+
+    takes_another = await run_on(settings.model_copy(update=empty), devices)
+
+    job = http.get(f"/fine_tuning/jobs/{job_id}").json()
+    assert (job["status"], job["error"]["code"]) == ("failed", "base_model_unreadable")
+    assert takes_another and not devices.rests
+
+
+async def run_on(settings: ApiSettings, devices: DevicePool) -> bool:
+    return await run_next(
+        settings, {}, worker="w1", devices=devices, warm=None, shutdown=threading.Event()
+    )
+
+
+def newest_attempt(http: httpx.Client, job_id: str) -> dict[str, Any]:
+    found: list[dict[str, Any]] = http.get(f"/fine_tuning/jobs/{job_id}/attempts").json()["data"]
+    return found[-1]
 
 
 async def test_threads_that_claim_at_once_never_share_a_device(

@@ -76,11 +76,26 @@ async def test_an_export_that_is_being_deleted_when_the_run_ends_is_not_stored_a
     folder = export(run)
 
     await cut_off(run, lambda: files_in(folder) < FILES)
+    left = list(run.folder.exports.iterdir())
     await store_exports(run)
 
-    found = http.get(f"{JOBS}/{run.claim.job_id}/checkpoints").json()["data"]
-    assert [each["step_number"] for each in found] == [STEP]
-    assert not folder.exists() and run.exports == []
+    assert left == [], "a thread was still at work"
+    assert shown_steps(http, run) == [STEP] and run.exports == []
+
+
+async def test_an_upload_that_is_cancelled_twice_leaves_no_thread_at_work(run: Run):
+    """As when the hold on the job is lost: one task's end ends the others, and so does theirs."""
+    folder = export(run)
+    task = asyncio.create_task(upload(run, max_bytes=1 << 30))
+    while files_in(folder) == FILES:
+        await asyncio.sleep(0.001)
+
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert list(run.folder.exports.iterdir()) == []
 
 
 async def test_a_checkpoint_that_is_being_copied_when_the_run_ends_is_stored_whole(run: Run):
@@ -110,4 +125,21 @@ async def test_an_export_that_an_earlier_attempt_stored_is_passed_over(
     await store_exports(run)
 
     assert run.exports == []
-    assert http.get(f"{JOBS}/{run.claim.job_id}/checkpoints").json()["data"] == []
+    assert shown_steps(http, run) == []
+
+
+async def test_an_export_that_another_machine_went_on_from_is_not_stored_again(
+    run: Run, http: httpx.Client
+):
+    """It stored its own, and whoever resumed there is not of this one's bits."""
+    folder = export(run)
+    run.stored_step = STEP + 1
+
+    await store_exports(run)
+
+    assert shown_steps(http, run) == [] and not folder.exists()
+
+
+def shown_steps(http: httpx.Client, run: Run) -> list[int]:
+    found = http.get(f"{JOBS}/{run.claim.job_id}/checkpoints").json()["data"]
+    return [each["step_number"] for each in found]

@@ -130,21 +130,26 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
             self._watch(step, metrics["train_loss"])
         self.metrics |= metrics
 
-    def on_save(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Export the adapter; only then the checkpoint counts, as what resumes from it does not."""
-        step = int(state.global_step)
-        self.saved_step = step
+    def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
+        """Export the adapter; only then the checkpoint counts, as what resumes from it does not.
+
+        Where the run was stopped no adapter is owed. There the checkpoint counts first: the time
+        to save it is short.
+        """
+        step = self.saved_step = int(state.global_step)
         if not distributed.is_first():
             return
+        owed = step % args.save_steps == 0 or step in (state.max_steps, self._max_steps)
+        if self.stopped and not owed:
+            self._say_saved(step, None)
         folder = self.run.export(step)
         self._export(folder, self.metrics)
+        self._say_saved(step, folder)
+
+    def _say_saved(self, step: int, export: Path | None) -> None:
+        name = export.relative_to(self.run.path).as_posix() if export else None
         self.run.append_event(
-            CheckpointSaved(
-                at=time.time(),
-                step=step,
-                folder=folder.relative_to(self.run.path).as_posix(),
-                metrics=self.metrics,
-            )
+            CheckpointSaved(at=time.time(), step=step, folder=name, metrics=self.metrics)
         )
         self.run.complete_checkpoint(step)
 

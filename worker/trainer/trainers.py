@@ -174,6 +174,8 @@ class PerturbationMixin:
                 save_file(self.perturbation.state_dict(), folder / PERTURBATION_FILE)
             versions.write(folder)
         distributed.wait_for_all()  # each rank saves its own part; the Reporter says it is whole
+        if distributed.is_first():
+            RunDir(folder.parents[1]).remove_old_checkpoints()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]  # of the Trainer

@@ -200,6 +200,21 @@ def test_a_run_that_dies_before_it_exports_a_checkpoint_does_not_resume_from_it(
     assert [event.step for event in of_type(run, CheckpointSaved)] == [3, 6]
 
 
+def test_a_run_that_was_stopped_resumes_from_there_though_it_had_no_time_to_export(
+    base: Path, finished: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = make_run(tmp_path / "run", base, valid=VALID)
+    with monkeypatch.context() as dying:
+        dying.setattr(recipe, "export", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train_here(run, stopping_at(2, monkeypatch))
+
+    train_here(run)
+
+    assert [event.first_step for event in of_type(run, Started)] == [1, 3]
+    assert adapter_bytes(run) == adapter_bytes(finished)
+
+
 def dies(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
