@@ -247,13 +247,13 @@ async def _prepare(run: Run, settings: Settings) -> Placement:
     await patiently(run, lambda: _tell_untold(run, said))
     await asyncio.to_thread(leftovers.remove_earlier, folder)
     train, valid, state = await patiently(run, lambda: _inputs(run))
+    run.stored_step = state.step if state else 0
     await _fetch(run, train, folder.train)
     if valid:
         await _fetch(run, valid, folder.valid)
     if claim.spec.peft.source is not None:
         await _fetch_source(run, claim.spec.peft.source)
     if state is not None:
-        run.stored_step = state.step
         await _fetch_checkpoint(run, state)
     write_atomic(folder.placement, placement.model_dump_json().encode())
     write_atomic(folder.spec, claim.spec.model_dump_json(indent=2).encode())
@@ -308,17 +308,15 @@ async def _unpack(run: Run, blob_id: str, target: Path) -> None:
 async def _tell_untold(run: Run, said: Sequence[TrainEvent]) -> None:
     """Tell of steps that an earlier attempt took, and could not: this one does not repeat them."""
     found = run.folder.latest_checkpoint()
-    if found is None:
-        return
+    upto = step_of(found) if found else -1
     async with run.db.transaction() as tx:
         await lease.renew(tx, run.claim)
-        upto, told = step_of(found), run.claim.step
-        evaluated = told if await lease.is_evaluated(tx, run.claim) else told - 1
+        told, evaluated = await lease.told_step(tx, run.claim)
         untold = [
             event
             for event in said
             if (isinstance(event, StepDone | RolloutSampled) and told < event.step <= upto)
-            or (isinstance(event, EvalDone) and evaluated < event.step <= upto)
+            or (isinstance(event, EvalDone) and told + evaluated <= event.step <= upto)
         ]
         await lease.record(tx, run.claim, untold)
 

@@ -55,7 +55,8 @@ async def store_exports(run: Run) -> None:
 async def store_checkpoint(run: Run, *, max_bytes: int) -> bool:
     """Store the newest checkpoint that is told; say whether the database has it now.
 
-    Its export is stored already, by `store_exports` just before: who carries on makes it no more.
+    An export that it owes is stored already, by `store_exports` just before: who carries on makes
+    that no more.
     The run deletes checkpoints as it goes on, hence a copy by links. Of a run whose checkpoints are
     too large for the database none is looked at again.
     """

@@ -97,32 +97,21 @@ async def claim(
 ) -> Claim | None:
     """Take the best waiting job that fits `free` of the worker's `total` devices, or none.
 
-    Two workers never take the same one. One that a newer version accepted, which this one cannot
-    read, is left for others: it waits a little, and stands in nobody's way.
+    Two workers never take the same one. Those that a newer version accepted, which this one cannot
+    read, are left to others. Let it be a transaction's first deed: one of them rolls it back.
     """
-    held = await queue.hold_limited(tx)
-    best = queue.best(free=free, total=total or free, held=held)
-    job = await tx.scalar(
-        update(Job)
-        .where(Job.id == best.scalar_subquery(), Job.status == JobStatus.QUEUED)
-        .values(
-            status=JobStatus.RUNNING,
-            attempt=Job.attempt + 1,
-            lease_until=_LEASE,
-            worker=worker,
-            retry_at=None,
-            started_at=func.coalesce(Job.started_at, func.now()),
-        )
-        .returning(Job)
-    )
-    if job is None:
-        return None
-    try:
-        spec = TrainSpec.model_validate(job.spec)
-    except ValidationError as error:
-        log.warning("job.not_understood", job_id=job.id, why=str(error))
-        await _leave_to_others(tx, job.id)
-        return None
+    not_ours: list[str] = []
+    while True:
+        job = await _take(tx, worker, free=free, total=total or free, but=not_ours)
+        if job is None:
+            return None
+        try:
+            spec = TrainSpec.model_validate(job.spec)
+            break
+        except ValidationError as error:
+            log.warning("job.not_understood", job_id=job.id, why=str(error))
+            not_ours.append(job.id)
+            await tx.rollback()
     ran_s = await _ran_s(tx, job.id)
     tx.add(Attempt(job_id=job.id, number=job.attempt, worker=worker))
     events.add(tx, job.id, "Fine-tuning job started", data={"attempt": job.attempt})
@@ -140,12 +129,25 @@ async def claim(
     )
 
 
-async def _leave_to_others(tx: AsyncSession, job_id: str) -> None:
-    """Take a claim back, as if it had not been made."""
-    await tx.rollback()
-    later = text(f"now() + interval '{RETRY_S} seconds'")
-    waits = (Job.id == job_id) & (Job.status == JobStatus.QUEUED)
-    await tx.execute(update(Job).where(waits).values(retry_at=later))
+async def _take(
+    tx: AsyncSession, worker: str, *, free: int, total: int, but: Sequence[str]
+) -> Job | None:
+    held = await queue.hold_limited(tx)
+    best = queue.best(free=free, total=total, held=held).where(Job.id.not_in(but))
+    found: Job | None = await tx.scalar(
+        update(Job)
+        .where(Job.id == best.scalar_subquery(), Job.status == JobStatus.QUEUED)
+        .values(
+            status=JobStatus.RUNNING,
+            attempt=Job.attempt + 1,
+            lease_until=_LEASE,
+            worker=worker,
+            retry_at=None,
+            started_at=func.coalesce(Job.started_at, func.now()),
+        )
+        .returning(Job)
+    )
+    return found
 
 
 async def renew(tx: AsyncSession, held: Claim) -> str | None:
@@ -221,11 +223,12 @@ async def add_resume_state(tx: AsyncSession, held: Claim, *, step: int, blob_id:
     await tx.flush()
 
 
-async def is_evaluated(tx: AsyncSession, held: Claim) -> bool:
-    """Say whether the evaluation after the last step that was told has been told too."""
-    here = (Metric.job_id == held.job_id) & (Metric.step == held.step)
-    query = select(exists().where(here, Metric.name.startswith("valid_", autoescape=True)))
-    return bool(await tx.scalar(query))
+async def told_step(tx: AsyncSession, held: Claim) -> tuple[int, bool]:
+    """Return the last step that was told, and whether its evaluation was too, if it had one."""
+    told = (Metric.job_id == Job.id) & (Metric.step == Job.step)
+    evaluated = exists().where(told, Metric.name.startswith("valid_", autoescape=True))
+    row = (await tx.execute(select(Job.step, evaluated).where(Job.id == held.job_id))).one()
+    return row[0], row[1]
 
 
 async def resume_state(tx: AsyncSession, held: Claim) -> ResumeState | None:

@@ -84,7 +84,6 @@ async def test_a_job_that_a_worker_cannot_read_stands_in_nobodys_way(
         newer = Job.spec.op("||")(cast({"of_tomorrow": 1}, JSONB))
         await tx.execute(update(Job).where(Job.id == job_id).values(spec=newer))
 
-    assert await claim(db) is None
     held = await claimed(db)
 
     assert held.job_id == behind
@@ -92,6 +91,21 @@ async def test_a_job_that_a_worker_cannot_read_stands_in_nobodys_way(
         job = await tx.get_one(Job, job_id)
         assert (job.status, job.attempt, job.started_at) == ("queued", 0, None)
     assert http.get(f"{JOBS}/{job_id}/attempts").json()["data"] == []
+
+
+async def test_the_next_attempt_learns_what_was_told_of_the_last_step(db: Database, job_id: str):
+    held = await claimed(db)
+    told = []
+    async with db.transaction() as tx:
+        for event in (
+            StepDone(at=1.0, step=4, epoch=1.0, metrics={"train_loss": 1.0}),
+            EvalDone(at=1.0, step=4, metrics={"valid_loss": 1.0}),
+            StepDone(at=1.0, step=5, epoch=1.0, metrics={"train_loss": 1.0}),
+        ):
+            await lease.record(tx, held, [event])
+            told.append(await lease.told_step(tx, held))
+
+    assert told == [(4, False), (4, True), (5, False)]
 
 
 async def test_of_many_workers_one_gets_the_job(db: Database, job_id: str):

@@ -241,6 +241,7 @@ def _trainer(
         stop,
         max_steps=inputs.spec.budget.max_steps,
         ends_at=inputs.placement.ends_at,
+        out_of_patience=lambda: best is not None and best.out_of_patience,
         export=export_step,
         perturbation=lambda: trainer.perturbation,
     )

@@ -78,6 +78,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         *,
         max_steps: int | None,
         ends_at: float | None,
+        out_of_patience: Callable[[], bool],
         export: Callable[[Path, dict[str, float]], None],
         perturbation: Callable[[], Perturbation | None],
     ) -> None:
@@ -88,6 +89,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self._stop = stop
         self._max_steps = max_steps
         self._ends_at = ends_at
+        self._out_of_patience = out_of_patience
         self._export = export
         self._perturbation = perturbation
         self._losses: list[float] = []
@@ -139,8 +141,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         step = self.saved_step = int(state.global_step)
         if not distributed.is_first():
             return
-        owed = step % args.save_steps == 0 or step in (state.max_steps, self._max_steps)
-        if self.stopped and not owed:
+        ends = step in (state.max_steps, self._max_steps) or self._out_of_patience()
+        if self.stopped and not ends and step % args.save_steps:
             self._say_saved(step, None)
         folder = self.run.export(step)
         self._export(folder, self.metrics)
