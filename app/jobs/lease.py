@@ -1,4 +1,4 @@
-"""A worker's hold on a job: claimed by one UPDATE, renewed by the database's clock, fenced."""
+"""A worker's hold on a job: claimed under a row's lock, renewed by the database's clock, fenced."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -98,20 +98,26 @@ async def claim(
     """Take the best waiting job that fits `free` of the worker's `total` devices, or none.
 
     Two workers never take the same one. Those that a newer version accepted, which this one cannot
-    read, are left to others. Let it be a transaction's first deed: one of them rolls it back.
+    read, are left to others.
     """
-    not_ours: list[str] = []
-    while True:
-        job = await _take(tx, worker, free=free, total=total or free, but=not_ours)
-        if job is None:
-            return None
-        try:
-            spec = TrainSpec.model_validate(job.spec)
-            break
-        except ValidationError as error:
-            log.warning("job.not_understood", job_id=job.id, why=str(error))
-            not_ours.append(job.id)
-            await tx.rollback()
+    found = await _best(tx, free=free, total=total or free)
+    if found is None:
+        return None
+    job_id, spec = found
+    taken = (
+        update(Job)
+        .where(Job.id == job_id)
+        .values(
+            status=JobStatus.RUNNING,
+            attempt=Job.attempt + 1,
+            lease_until=_LEASE,
+            worker=worker,
+            retry_at=None,
+            started_at=func.coalesce(Job.started_at, func.now()),
+        )
+        .returning(Job)
+    )
+    job = (await tx.scalars(taken)).one()
     ran_s = await _ran_s(tx, job.id)
     tx.add(Attempt(job_id=job.id, number=job.attempt, worker=worker))
     events.add(tx, job.id, "Fine-tuning job started", data={"attempt": job.attempt})
@@ -129,25 +135,20 @@ async def claim(
     )
 
 
-async def _take(
-    tx: AsyncSession, worker: str, *, free: int, total: int, but: Sequence[str]
-) -> Job | None:
+async def _best(tx: AsyncSession, *, free: int, total: int) -> tuple[str, TrainSpec] | None:
+    """Lock the job to take, which nobody else can take then, and return its id and what it asks."""
     held = await queue.hold_limited(tx)
-    best = queue.best(free=free, total=total, held=held).where(Job.id.not_in(but))
-    found: Job | None = await tx.scalar(
-        update(Job)
-        .where(Job.id == best.scalar_subquery(), Job.status == JobStatus.QUEUED)
-        .values(
-            status=JobStatus.RUNNING,
-            attempt=Job.attempt + 1,
-            lease_until=_LEASE,
-            worker=worker,
-            retry_at=None,
-            started_at=func.coalesce(Job.started_at, func.now()),
-        )
-        .returning(Job)
-    )
-    return found
+    best = queue.best(free=free, total=total, held=held).add_columns(Job.spec)
+    not_ours: list[str] = []
+    while True:
+        row = (await tx.execute(best.where(Job.id.not_in(not_ours)))).first()
+        if row is None:
+            return None
+        try:
+            return row.id, TrainSpec.model_validate(row.spec)
+        except ValidationError as error:
+            log.warning("job.not_understood", job_id=row.id, why=str(error))
+            not_ours.append(row.id)
 
 
 async def renew(tx: AsyncSession, held: Claim) -> str | None:
