@@ -190,6 +190,7 @@ async def _run(
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
+        await _relay_rest(run)  # what earlier attempts saved: no run began that would tell
         result = Lost(DISK_FULL)
     with tracing.span("finish", attributes={"basin.outcome": type(result).__name__}):
         await _finish(run, result, max_resume_bytes=settings.max_resume_bytes)
@@ -336,7 +337,7 @@ async def _watch(run: Run, process: launcher.Running, *, ends_at: float | None) 
 
 
 async def _relay_rest(run: Run) -> None:
-    """Relay all that was said; what an earlier attempt saved is, before a run begins."""
+    """Relay all that was said."""
     while await patiently(run, lambda: relay(run)):
         pass
 
@@ -388,8 +389,6 @@ async def _finish(run: Run, result: Outcome, *, max_resume_bytes: int) -> None:
     await end_upload(run)
     goes_on = isinstance(result, Paused | Interrupted | Lost)
     stored = False
-    if goes_on:
-        await _relay_rest(run)
     if not isinstance(result, Cancelled):
         await store_exports(run)
     if goes_on:

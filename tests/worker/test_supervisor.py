@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -70,7 +69,7 @@ async def test_a_worker_with_a_fault_gives_its_job_back_at_once_and_rests(
 
     assert not takes_another and devices.free == 1 and devices.rests
     assert http.get(f"/fine_tuning/jobs/{job_id}").json()["status"] == "queued"
-    attempt = newest_attempt(http, job_id)
+    (attempt,) = http.get(f"/fine_tuning/jobs/{job_id}/attempts").json()["data"]
     assert attempt["outcome"] == "killed" and attempt["worker"] == "w1"
     assert "NotADirectoryError" in attempt["reason"] and str(tmp_path) not in attempt["reason"]
 
@@ -106,11 +105,6 @@ async def run_on(settings: ApiSettings, devices: DevicePool) -> bool:
     return await run_next(
         settings, {}, worker="w1", devices=devices, warm=None, shutdown=threading.Event()
     )
-
-
-def newest_attempt(http: httpx.Client, job_id: str) -> dict[str, Any]:
-    found: list[dict[str, Any]] = http.get(f"/fine_tuning/jobs/{job_id}/attempts").json()["data"]
-    return found[-1]
 
 
 async def test_threads_that_claim_at_once_never_share_a_device(
