@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 AGENTS := $(VENV)/.agents
 
-.PHONY: help install demo test test-slow conformance fuzz audit bench bench-gpu dashboard check format clean
+.PHONY: help install demo test test-slow test-kernels conformance fuzz audit bench bench-gpu dashboard check format clean
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
@@ -38,6 +38,10 @@ test: $(AGENTS) ## Run the tests, with a PostgreSQL and a Redis of their own
 test-slow: $(AGENTS) ## Run the tests that take long: the rest of the kill matrix, and more ranks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
+test-kernels: $(STAMP) ## Compare what GPUs compute with, interpreted on the CPU, with torch's own operators
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gpu]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/worker/trainer/test_kernels.py
+
 conformance: $(STAMP) ## Run the openai package's own tests against the service (fetches its source once)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.contract.conformance
 
@@ -48,7 +52,8 @@ bench: $(STAMP) ## Measure what fits twenty minutes into docs/benchmarks.md [DAT
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m bench $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)')
 
-bench-gpu: $(STAMP) ## Measure what needs a CUDA device, in nine minutes
+bench-gpu: $(STAMP) ## Measure what needs a CUDA device, in nine minutes [DATA=chat rows]
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,gpu]'
 	@$(BIN)/python -m bench --gpu $(if $(DATA),--data '$(DATA)')
 
 audit: $(STAMP) ## Ask PyPI whether the packages that are pinned have known vulnerabilities

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
@@ -191,7 +191,7 @@ def page_of(benches: Iterable[Bench], done: Done, *, minutes: float, busy: float
         "*Ours* and *theirs* are medians of rounds that were taken in turn; *ratio* is ours to\n"
         "theirs, the median over the rounds with its quartiles in brackets. A target bounds our\n"
         "number, or the ratio where it ends with ×.\n",
-        machine(busy),
+        machine(busy) + (graphics() if gpu else ""),
     ]
     for bench in benches:
         places = {name: Path(name.upper()) for name in bench.takes}
@@ -212,6 +212,17 @@ def machine(busy: float) -> str:
         f" {busy:.1f} processes wanted to run when it began\n"
         f"- Python {platform.python_version()}, {versions}\n"
     )
+
+
+def graphics() -> str:
+    """Return the GPU's name, and whether it has its own kernels."""
+    import torch  # noqa: PLC0415  the rest needs none
+
+    try:
+        kernels = f"liger-kernel {version('liger-kernel')}"
+    except PackageNotFoundError:
+        kernels = "no liger-kernel"
+    return f"- {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, {kernels}\n"
 
 
 def processor() -> str:

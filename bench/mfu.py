@@ -6,11 +6,11 @@ of 2048 tokens, without gradient checkpointing. A step's model FLOPs are 4 for e
 token is multiplied with: 2 forward, and 2 for the gradient of what went in; a frozen weight has
 none of its own. Attention, the factors and the perturbation take time and count for nothing.
 
-The chip's rate is measured beside each step, on a product of two square bf16 matrices. On a CPU a
+The chip's rate is measured beside each step, on products of two square bf16 matrices that take as
+long as the step: a chip that is busy for longer is slower than in its first millisecond. On a CPU a
 small model in fp32 shows that the bench runs; the target is a GPU's.
 """
 
-import statistics
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Annotated, Any
@@ -18,10 +18,9 @@ from typing import Annotated, Any
 import torch
 import typer
 from accelerate.utils import send_to_device
-from peft import LoraConfig, get_peft_model
 from rich.console import Console
 
-from bench.overhead import SPECS, load, timed
+from bench.overhead import SPECS, adapted, load, timed
 from bench.result import JsonFile, Target, compared, report
 from worker.trainer import unpadded
 from worker.trainer.perturbations import build
@@ -46,23 +45,28 @@ def main(
     length = sequence or ROW[where]
     base = load(None, where, checkpointing=False)
     flops = model_flops(base, tokens=rows * length)
-    model = get_peft_model(
-        base, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-    ).train()
-    step = step_of(model, rows=rows, length=length, perturbation=perturbation)
+    model = adapted(base, rank=rank)
+    batch = batch_of(rows=rows, length=length, words=base.config.vocab_size)
+    step = step_of(model, send_to_device(batch, model.device), perturbation=perturbation)
     product, product_flops = matrix_product(where)
     for warm_up in (step, product) * 3:
         warm_up()
     device = torch.device(where)
+    products = max(1, round(timed(step, device) / timed(product, device)))
+
+    def as_long() -> None:
+        for _ in range(products):
+            product()
+
     reached, possible = [], []
     for _ in range(rounds):
         reached.append(flops / timed(step, device) / 1e12)
-        possible.append(product_flops / statistics.median(timed(product, device) for _ in range(5)))
+        possible.append(products * product_flops / timed(as_long, device) / 1e12)
     line = compared(
         f"a step of {rows} × {length} tokens, {base.num_parameters() / 1e9:.3g} B weights",
         "TFLOP/s",
         ours=reached,
-        theirs=[rate / 1e12 for rate in possible],
+        theirs=possible,
         against="its matrix products",
         target=TARGET if where == "cuda" else None,
     )
@@ -75,22 +79,24 @@ def model_flops(base: Any, *, tokens: int) -> float:
     return 4.0 * (base.num_parameters() - looked_up) * tokens
 
 
-def step_of(model: Any, *, rows: int, length: int, perturbation: str) -> Callable[[], None]:
-    """Return an optimizer step on full rows, of which every token but the first carries loss."""
+def batch_of(*, rows: int, length: int, words: int) -> dict[str, Any]:
+    """Return full rows, of which every token but the first carries loss."""
+    ids = torch.randint(3, words, (rows, length)).tolist()
+    return unpadded.collate([{"input_ids": row, "labels": row} for row in ids])
+
+
+def step_of(model: Any, batch: dict[str, Any], *, perturbation: str) -> Callable[[], None]:
+    """Return an optimizer step on a batch; a bf16 base computes under autocast, as in a run."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.0)
     moved = build(SPECS[perturbation], model, optimizer, total_steps=1000, seed=0)
     unpadded.score_answers(model.get_base_model())
-    device = model.device
-    words = model.config.vocab_size
-    ids = torch.randint(3, words, (rows, length)).tolist()
-    batch = unpadded.collate([{"input_ids": row, "labels": row} for row in ids])
-    batch = send_to_device(batch, device)
+    device, narrow = model.device.type, model.dtype == torch.bfloat16
 
     def step() -> None:
         optimizer.zero_grad()
         with unpadded.each_row_alone(model), moved.perturbed() if moved else nullcontext():
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.autocast(device, torch.bfloat16, enabled=narrow):
                 loss = model(**batch).cost / len(batch["scored"])
             loss.backward()
         optimizer.step()

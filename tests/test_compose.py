@@ -364,8 +364,15 @@ def test_only_the_worker_image_installs_what_trains():
     assert not re.search(r"\b(train|zero)\b", " ".join(installs))
     assert ".[otel${EXTRAS:+,$EXTRAS}]" in " ".join(installs)
     assert services()["api"]["build"]["args"] == {"EXTRAS": "${BASIN_EXTRAS:-}"}
-    assert ".[otel,train,zero]" in " ".join(
-        step.rest for step in stages("worker")[0] if step.word == "RUN"
+    trains = " ".join(step.rest for step in stages("worker")[0] if step.word == "RUN")
+    assert '.[otel,train,zero$([ -n "$PIP_EXTRA_INDEX_URL" ] || echo ,gpu)]' in trains
+
+
+def test_triton_finds_a_compiler_where_it_has_kernels_to_compile():
+    installs = [step.rest for step in stages("worker")[-1] if step.word == "RUN"]
+    assert any(
+        step.startswith('[ -n "$PIP_EXTRA_INDEX_URL" ]') and "gcc libc6-dev" in step
+        for step in installs
     )
 
 

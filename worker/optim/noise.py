@@ -11,7 +11,7 @@ Shapes: O rows (outputs) and I columns (inputs) of a weight, R rows of a chunk.
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -130,7 +130,7 @@ class WeightNoise:
     """Adds noise to the layers' weights inside `perturbed()` while they train.
 
     The noise changes with every optimizer step, and is the same in all forwards of one step. The
-    layers' forward is replaced; outside of `perturbed()`, and in evaluation, it is the plain one.
+    layers' forward is replaced within `perturbed()`, and there it is the plain one in evaluation.
 
     Args:
         layers: what gets noise; their weights must be frozen.
@@ -172,9 +172,6 @@ class WeightNoise:
             for layer in self._layers
         ]
         self._last_M: Tensor | None = None
-        for index, layer in enumerate(self._layers):
-            plain = layer.linear.forward
-            setattr(layer.linear, "forward", partial(self._forward, index, plain))  # noqa: B010
         optimizer.register_step_pre_hook(self._before_step)
         optimizer.register_step_post_hook(self._after_step)
 
@@ -186,7 +183,8 @@ class WeightNoise:
             self._std = self._renew()
         self._inside = True
         try:
-            yield
+            with self._stood_in() if self._std else nullcontext():
+                yield
         finally:
             self._inside = False
 
@@ -221,11 +219,24 @@ class WeightNoise:
                 square_O.copy_(state[f"gradient_square.{index}"])
         self._std = None
 
+    @contextmanager
+    def _stood_in(self) -> Iterator[None]:
+        """Have the layers' forward add noise. Where there is none, nobody meets a replaced one."""
+        replaced = [(layer.linear, layer.linear.forward) for layer in self._layers]
+        for index, (linear, plain) in enumerate(replaced):
+            setattr(linear, "forward", partial(self._forward, index, plain))  # noqa: B010
+        try:
+            yield
+        finally:
+            for linear, _ in replaced:
+                del linear.forward
+
     def _forward(self, index: int, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Stand in for a layer's forward."""
         linear = self._layers[index].linear
-        if not (self._inside and self._std and linear.training):
+        if not linear.training:
             return plain(x)
+        assert self._std
         seed = noise_seed(self._seed, self._layers[index].name, self._step)
         y = noisy_linear(x, linear.weight, self._std[index], seed=seed)
         return y if linear.bias is None else y + linear.bias.to(y.dtype)

@@ -20,6 +20,7 @@ from worker.optim.groups import linear_modules, lora_modules
 from worker.optim.lora_ga import gradient_factors
 from worker.trainer import rebased
 from worker.trainer.faults import RunError
+from worker.trainer.fused import fuse
 
 ADALORA_INITIAL = 1.5  # times the rank that is left in the end, as in its paper
 ADALORA_SETTLED = 0.25  # share of the steps after the last pruning
@@ -170,10 +171,14 @@ def attach(
         return Attached(model.requires_grad_(requires_grad=True), spec)
     try:
         if source is not None:
-            return Attached(_reloaded(model, source), spec)
-        adapted = get_peft_model(model, _config(spec, task_type, total_steps, fresh))
+            adapted = _reloaded(model, source)
+        else:
+            adapted = get_peft_model(model, _config(spec, task_type, total_steps, fresh))
     except ValueError as error:
         raise RunError("invalid_peft", str(error), param="peft.target_modules") from error
+    fuse(adapted)
+    if source is not None:
+        return Attached(adapted, spec)
     try:
         return Attached(adapted, spec, _start(adapted, spec, batches, loss, checkpoint, seed))
     except ValueError as error:

@@ -23,7 +23,7 @@ from app.jobs.spec import (
     planned_steps,
 )
 from worker.rundir import Placement, RunDir, step_of
-from worker.trainer import distributed, methods, policies, tasks, versions
+from worker.trainer import distributed, kernels, methods, policies, tasks, versions
 from worker.trainer import model as models
 from worker.trainer.best import Best
 from worker.trainer.card import write_card
@@ -70,6 +70,7 @@ def _train(run: RunDir, stop: threading.Event, opened: ExitStack) -> None:
     head = tasks.head_of(spec, run)
     stored = _storage(spec, precision)
     base, fresh = models.load_base(placement, stored, head)
+    _use_kernels(run, base, head)
     inputs = _load(run, spec, placement, precision, head=head, base=base, fresh=fresh)
 
     resume = run.latest_checkpoint()
@@ -119,6 +120,13 @@ def _train(run: RunDir, stop: threading.Event, opened: ExitStack) -> None:
     replace_folder(temporary, run.adapter)
     metrics |= {"verification_max_logit_difference": difference}
     run.append_event(Finished(at=time.time(), step=step, trained_tokens=tokens, metrics=metrics))
+
+
+def _use_kernels(run: RunDir, base: Any, head: Head) -> None:
+    fault = kernels.use(base) if head.task == "causal" else None
+    if fault is not None:
+        message = f"The run does without liger-kernel, whose kernels do not work here: {fault}"
+        run.append_event(Warned(at=time.time(), code="kernels_unavailable", message=message))
 
 
 def _nothing_left(inputs: Inputs, trainer: Any, checkpoint: Path) -> bool:

@@ -1,19 +1,28 @@
 """What a checkpoint was made with: a resumed run is exact on the same, and says so on another."""
 
 import json
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 FILE = "made_with.json"
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
+OPTIONAL = "liger-kernel"  # where there is a GPU to use it
 
 
 def here() -> dict[str, str]:
     """Return the library versions and the device of this process."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {name: version(name) for name in PACKAGES} | {"device": device}
+    kernels = {OPTIONAL: _version(OPTIONAL)} if torch.cuda.is_available() else {}
+    return {name: version(name) for name in PACKAGES} | kernels | {"device": device}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def write(folder: Path) -> None:

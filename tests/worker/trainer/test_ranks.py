@@ -250,7 +250,7 @@ def test_stage_2_adds_micro_batches_in_another_order_and_nothing_else(
 ):
     sharded, plain = undisturbed("zero-2", perturbation), undisturbed("ddp", perturbation)
 
-    assert largest_difference(sharded, plain) <= 1e-7
+    assert largest_difference(sharded, plain) <= 2e-7
 
 
 @pytest.mark.parametrize("mode", ["ddp", "zero-2"])
