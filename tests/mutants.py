@@ -91,7 +91,7 @@ MUTANTS = [
         "        y = noisy_linear(x, linear.weight, self._std[index], seed=seed)\n",
         OPTIM_NOISE,
     ),
-    Mutant("noise in evaluation", NOISE, " and linear.training)", ")", OPTIM_NOISE),
+    Mutant("noise in evaluation", NOISE, "if not linear.training:", "if False:", OPTIM_NOISE),
     Mutant(
         "statistics of GGPO not saved",
         NOISE,

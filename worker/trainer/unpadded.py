@@ -34,8 +34,10 @@ FAMILIES = frozenset(
 VOCABULARY_TILE = 8192
 KERNEL_TYPES = (torch.bfloat16, torch.float16)
 KERNEL_HEAD = 256
-# torch 2.11's kernel takes other arguments; there the rows are attended to one by one.
-HAS_KERNEL = "enable_gqa" in signature(varlen_attn).parameters
+# torch 2.11's kernel takes as many keys' heads as queries' alone: else rows go one by one there.
+GROUPED: dict[str, Any] = (
+    {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+)
 
 
 class Scores(NamedTuple):
@@ -133,7 +135,7 @@ def attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend causally within each row; the tensors are (1, H, T, D), what returns (1, T, H, D)."""
-    if HAS_KERNEL and not dropout and _takes(query):
+    if not dropout and _takes(query, key):
         q_THD, k_THD, v_THD = (each[0].transpose(0, 1) for each in (query, key, value))
         longest = max(lengths)
         window = (sliding_window - 1 if sliding_window else -1, 0)
@@ -147,7 +149,7 @@ def attention(
             longest,
             scale=scaling,
             window_size=window,
-            enable_gqa=True,
+            **GROUPED,
         )  # type: ignore[assignment]  # a pair only where more is asked for
         return found_THD[None], None
     parts = (torch.split(each, list(lengths), dim=2) for each in (query, key, value))
@@ -161,10 +163,11 @@ def attention(
     return torch.cat(found, dim=1), None
 
 
-def _takes(query: Tensor) -> bool:
-    """Whether the kernel for rows of unlike length takes such a tensor."""
+def _takes(query: Tensor, key: Tensor) -> bool:
+    """Whether the kernel for rows of unlike length takes such tensors."""
     return (
         query.is_cuda
+        and (bool(GROUPED) or query.shape[1] == key.shape[1])
         and query.dtype in KERNEL_TYPES
         and query.shape[-1] <= KERNEL_HEAD
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
