@@ -52,9 +52,9 @@ bench: $(STAMP) ## Measure what fits twenty minutes into docs/benchmarks.md [DAT
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m bench $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)')
 
-bench-gpu: $(STAMP) ## Measure what needs a CUDA device, in nine minutes [DATA=chat rows]
+bench-gpu: $(STAMP) ## Measure what needs a CUDA device, in nine minutes [DATA=chat rows] [MODEL=small base]
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,gpu]'
-	@$(BIN)/python -m bench --gpu $(if $(DATA),--data '$(DATA)')
+	@$(BIN)/python -m bench --gpu $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)')
 
 audit: $(STAMP) ## Ask PyPI whether the packages that are pinned have known vulnerabilities
 	@$(BIN)/python -m tests.audit
