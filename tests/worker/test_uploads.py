@@ -117,6 +117,21 @@ async def test_a_checkpoint_is_stored_once_the_worker_was_told_of_it(run: Run):
     assert run.stored_step == 0
 
 
+async def test_a_checkpoint_too_large_for_the_database_stays_here_and_the_owner_is_told(
+    run: Run, http: httpx.Client
+):
+    checkpoint(run)
+
+    stored = [await store_checkpoint(run, max_bytes=1000) for _ in range(2)]
+
+    assert stored == [False, False]
+    assert run.stored_step < STEP
+    assert files_in(run.folder.leaving) == 0
+    told = http.get(f"{JOBS}/{run.claim.job_id}/events").raise_for_status().json()["data"]
+    warned = [event["message"] for event in told if "bytes, more than" in event["message"]]
+    assert len(warned) == 1 and "from its first step" in warned[0]
+
+
 async def test_an_export_that_an_earlier_attempt_stored_is_passed_over(
     run: Run, http: httpx.Client
 ):
