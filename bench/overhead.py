@@ -115,7 +115,7 @@ def load(folder: Path | None, device: str, *, checkpointing: bool = True) -> Any
             base = LlamaForCausalLM(config)
             torch.set_default_dtype(torch.float32)
     base.config.use_cache = False
-    if fault := kernels.use(base):
+    if fault := kernels.use(base, contextlib.ExitStack()):
         Console(stderr=True).print(f"liger-kernel does not work here: {fault}", markup=False)
     if device == "cuda" and checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -9,11 +9,9 @@ measurement. liger-kernel is not counted: its kernels are no operators of torch'
 
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
-from unittest.mock import patch
 
 import torch
 import typer
@@ -29,10 +27,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.mfu import batch_of, model_flops, step_of
 from bench.overhead import LARGE
-from worker.trainer import unpadded
 from worker.trainer.fused import fuse
 
-ATTENTION = "varlen_attn"
+ATTENTION = "attention"
 BACKWARD = 2.5  # of attention, times its forward: five products for two
 ATTENTION_SHARE = 0.6  # of the rate of large products, what attention's kernels reach
 
@@ -89,7 +86,7 @@ class Count(TorchDispatchMode):
         return result
 
     def _attention(self, query: Tensor, *, backward: bool) -> float:
-        """Two products of queries and keys, of which the causal mask leaves half."""
+        """Two products of rows of so many tokens, of which the causal mask leaves half."""
         return 2.0 * query.numel() * self._length * (BACKWARD if backward else 1.0)
 
     def _hold(self, tensor: Tensor) -> bool:
@@ -121,7 +118,7 @@ def main(
     if not plain:
         fuse(model)
     batch = batch_of(rows=rows, length=sequence, words=model.config.vocab_size)
-    with fake, count, with_the_kernel():
+    with fake, count:
         without_data(model)
         batch = tree_map_only(Tensor, fake.from_tensor, batch)
         step = step_of(model, batch, perturbation=perturbation)
@@ -150,13 +147,6 @@ def without_data(model: nn.Module) -> None:
             setattr(module, name, nn.Parameter(fresh, requires_grad=parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
-
-
-@contextmanager
-def with_the_kernel() -> Iterator[None]:
-    """Attend as on a GPU: with the kernel for rows of unlike length."""
-    with patch.object(unpadded, "_takes", lambda *_: True):
-        yield
 
 
 def show(count: Count, *, useful: float, tflops: float) -> None:

@@ -19,6 +19,7 @@ from worker.leash import OWN_PID
 INHERITED = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV",
     "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_CACHE", "CUDA_HOME", "SSL_CERT_FILE",
+    "CC", "TRITON_CACHE_DIR", "TRITON_LIBCUDA_PATH",
     GAMES_DIR,
 )  # fmt: skip
 

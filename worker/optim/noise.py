@@ -222,14 +222,17 @@ class WeightNoise:
     @contextmanager
     def _stood_in(self) -> Iterator[None]:
         """Have the layers' forward add noise. Where there is none, nobody meets a replaced one."""
-        replaced = [(layer.linear, layer.linear.forward) for layer in self._layers]
-        for index, (linear, plain) in enumerate(replaced):
-            setattr(linear, "forward", partial(self._forward, index, plain))  # noqa: B010
+        linears = [layer.linear for layer in self._layers]
+        own = [vars(linear).get("forward") for linear in linears]  # of the layer itself, if any
+        for index, linear in enumerate(linears):
+            setattr(linear, "forward", partial(self._forward, index, linear.forward))  # noqa: B010
         try:
             yield
         finally:
-            for linear, _ in replaced:
+            for linear, forward in zip(linears, own, strict=True):
                 del linear.forward
+                if forward is not None:
+                    setattr(linear, "forward", forward)  # noqa: B010
 
     def _forward(self, index: int, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Stand in for a layer's forward."""

@@ -3,8 +3,8 @@
 PEFT computes W x, B A x and their sum one after another, on an input that it casts to the factors'
 type: under autocast an adapted layer reads and writes its outputs four times more than its products
 need, and keeps a copy of its input for itself. Here the last product adds to what the first one
-left, so nothing else passes over the tokens, and layers that share an input share what is kept.
-The result is rounded once, where PEFT's is three times; in fp32 both are the same up to rounding.
+left, so nothing else passes over the tokens, and layers that share an input of autocast's type
+share what is kept. Sums are rounded less often than PEFT's; in fp32 both are the same up to that.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,8 @@ def fuse(model: nn.Module) -> int:
     """Replace the forward of a model's adapted linear layers; return how many there are.
 
     A layer keeps PEFT's forward where it is in evaluation, switched off or merged, has dropout, a
-    weight that trains, or more to it than W + s B A (DoRA, several adapters, noise on its weight).
+    weight that trains, or more to it than W + s B A (DoRA, several adapters, noise on its weight),
+    and where an input of another type comes without autocast, as where a policy writes.
     """
     found = [module for module in model.modules() if type(module) is LoraLinear]
     for layer in found:
@@ -45,8 +46,10 @@ def adapted_linear(
         dtype = torch.get_autocast_dtype(device)
         x, weight, a, b = (each.to(dtype) for each in (x, weight, a, b))
         bias = None if bias is None else bias.to(dtype)
-    y: Tensor = _AdaptedLinear.apply(x, weight, bias, a, b, scaling)  # type: ignore[no-untyped-call]  # of torch
-    return y
+    x_TI = x.reshape(-1, x.shape[-1])
+    # Shaped out here: what a function of its own returns as a view may not be changed in place.
+    y_TO: Tensor = _AdaptedLinear.apply(x_TI, weight, bias, a, b, scaling)  # type: ignore[no-untyped-call]  # of torch
+    return y_TO.view(*x.shape[:-1], weight.shape[0])
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -54,32 +57,30 @@ class _AdaptedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, s: float
+        ctx: Any, x_TI: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, s: float
     ) -> Tensor:
-        x_TI = x.reshape(-1, x.shape[-1])
         h_TR = x_TI @ a.T
         y_TO = linear(x_TI, weight, bias).addmm_(h_TR, b.T, alpha=s)
-        ctx.save_for_backward(x, weight, a, b, h_TR)
+        ctx.save_for_backward(x_TI, weight, a, b, h_TR)
         ctx.s = s
-        return y_TO.view(*x.shape[:-1], -1)
+        return y_TO
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, a, b, h_TR = ctx.saved_tensors
-        g_TO = g.reshape(-1, g.shape[-1])
+    def backward(ctx: Any, g_TO: Tensor) -> tuple[Tensor | None, ...]:
+        x_TI, weight, a, b, h_TR = ctx.saved_tensors
         g_TR = g_TO @ b
-        g_a = (g_TR.T @ x.reshape(-1, x.shape[-1])).mul_(ctx.s)
+        g_a = (g_TR.T @ x_TI).mul_(ctx.s)
         g_b = (g_TO.T @ h_TR).mul_(ctx.s)
         if not ctx.needs_input_grad[0]:
             return None, None, None, g_a, g_b, None
-        g_x = (g_TO @ weight).addmm_(g_TR, a, alpha=ctx.s)
-        return g_x.view_as(x), None, None, g_a, g_b, None
+        g_TI = (g_TO @ weight).addmm_(g_TR, a, alpha=ctx.s)
+        return g_TI, None, None, g_a, g_b, None
 
 
 def _forward(layer: Any, plain: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Stand in for an adapted layer's forward."""
-    if args or kwargs or not _is_plain(layer):
+    if args or kwargs or not (_is_plain(layer) and _are_alike(layer, x)):
         return plain(x, *args, **kwargs)
     (adapter,) = layer.active_adapters
     base, a, b = layer.base_layer, layer.lora_A[adapter], layer.lora_B[adapter]
@@ -106,3 +107,10 @@ def _is_plain(layer: Any) -> bool:
         and not base.weight.requires_grad
         and (base.bias is None or not base.bias.requires_grad)
     )
+
+
+def _are_alike(layer: Any, x: Tensor) -> bool:
+    """Whether an input can be multiplied with the weights; autocast makes all of one type."""
+    adapter = layer.active_adapters[0]
+    weights = layer.base_layer.weight, layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    return torch.is_autocast_enabled(x.device.type) or all(w.dtype == x.dtype for w in weights)

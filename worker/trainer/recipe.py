@@ -70,7 +70,8 @@ def _train(run: RunDir, stop: threading.Event, opened: ExitStack) -> None:
     head = tasks.head_of(spec, run)
     stored = _storage(spec, precision)
     base, fresh = models.load_base(placement, stored, head)
-    _use_kernels(run, base, head)
+    computing = opened.enter_context(ExitStack())
+    _use_kernels(run, base, head, computing)
     inputs = _load(run, spec, placement, precision, head=head, base=base, fresh=fresh)
 
     resume = run.latest_checkpoint()
@@ -106,6 +107,7 @@ def _train(run: RunDir, stop: threading.Event, opened: ExitStack) -> None:
         _take_best(run, trainer.best, attached, reporter)
     temporary = run.path / "adapter.tmp"
     export(temporary, attached, inputs, reporter.metrics, step=step)
+    computing.close()  # what is proved is the adapter on the base as anybody loads it
     sample = inputs.collate([inputs.train.dataset[0]])
     # Without the autocast of the training: a fresh base has none either.
     plain = trainer.accelerator.unwrap_model(adapted, keep_fp32_wrapper=False)
@@ -122,8 +124,8 @@ def _train(run: RunDir, stop: threading.Event, opened: ExitStack) -> None:
     run.append_event(Finished(at=time.time(), step=step, trained_tokens=tokens, metrics=metrics))
 
 
-def _use_kernels(run: RunDir, base: Any, head: Head) -> None:
-    fault = kernels.use(base) if head.task == "causal" else None
+def _use_kernels(run: RunDir, base: Any, head: Head, computing: ExitStack) -> None:
+    fault = kernels.use(base, computing) if head.task == "causal" else None
     if fault is not None:
         message = f"The run does without liger-kernel, whose kernels do not work here: {fault}"
         run.append_event(Warned(at=time.time(), code="kernels_unavailable", message=message))

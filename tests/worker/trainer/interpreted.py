@@ -1,12 +1,14 @@
 """liger-kernel on a CPU: Triton's interpreter computes what a GPU's kernels would.
 
-`python -m tests.worker.trainer.interpreted FAMILY` takes a step with and without the kernels, and
-prints both losses, how far the gradients are apart, and which modules compute otherwise.
+`python -m tests.worker.trainer.interpreted FAMILY [CONFIG]` takes a step with and without the
+kernels, and prints both losses, how far the gradients are apart, which modules compute otherwise,
+and the loss of a model made afterwards; CONFIG is what a JSON object changes of the model's own.
 """
 
 import json
 import os
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
@@ -18,7 +20,7 @@ import triton.language as tl
 import triton.runtime.interpreter as interpreter
 from peft import LoraConfig, get_peft_model
 
-from tests.worker.trainer.test_unpadded import rows, tiny, unpadded_gradients
+from tests.worker.trainer.test_unpadded import padded_loss, rows, tiny, unpadded_gradients
 from worker.trainer import kernels, unpadded
 from worker.trainer.fused import fuse
 
@@ -41,9 +43,10 @@ def interpret() -> None:
     liger_kernel.ops.geglu.tanh = lambda x: 2 * tl.sigmoid(2 * x) - 1
 
 
-def main(family: str) -> None:
+def main(family: str, changes: str = "{}") -> None:
     interpret()
-    model = tiny(family)
+    changed = json.loads(changes)
+    model = tiny(family, **changed)
     unpadded.score_answers(model)
     config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
     adapted = get_peft_model(model, config)
@@ -51,12 +54,16 @@ def main(family: str) -> None:
     batch = rows(9, 5)
     before = {name: module.forward for name, module in model.named_modules()}
     expected, slopes = unpadded_gradients(adapted, batch)
-    kernels.replace(adapted)
-    loss, found = unpadded_gradients(adapted, batch)
+    plain = padded_loss(tiny(family, **changed), batch).item()
+    with ExitStack() as computing:
+        kernels.replace(model, computing)
+        loss, found = unpadded_gradients(adapted, batch)
+    afterwards = padded_loss(tiny(family, **changed), batch).item()
     off = max(float((found[name] - slope).abs().max()) for name, slope in slopes.items())
-    changed = [name for name, module in model.named_modules() if module.forward != before[name]]
-    print(json.dumps({"expected": expected, "loss": loss, "off": off, "changed": changed}))
+    replaced = [name for name, module in model.named_modules() if module.forward != before[name]]
+    losses = {"expected": expected, "loss": loss, "plain": plain, "afterwards": afterwards}
+    print(json.dumps(losses | {"off": off, "replaced": replaced}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -111,6 +111,30 @@ def test_under_bf16_autocast_it_is_as_near_to_the_truth_as_peft() -> None:
     assert error_of(fused) <= 1.05 * error_of(adapted(torch.bfloat16))
 
 
+def test_without_autocast_factors_of_another_type_are_cast_to_as_peft_does() -> None:
+    """So a policy writes: past what puts autocast around the forward."""
+    plain, fused = adapted(torch.bfloat16), adapted(torch.bfloat16)
+    fuse(fused)
+    results = [learned(model, inputs(6).bfloat16()) for model in (plain, fused)]
+    assert_same(results[1], results[0], rtol=0.0, atol=0.0)
+
+
+def test_an_output_may_be_changed_in_place() -> None:
+    model = adapted()
+    fuse(model)
+    once = learned(model, inputs(2, 5))
+    layer = model.base_model.model.down
+    layer.register_forward_hook(lambda _module, _inputs, output: output.mul_(1.0))
+    assert_same(learned(model, inputs(2, 5)), once, rtol=0.0, atol=0.0)
+
+
+def test_a_layer_that_no_token_comes_to_learns_nothing() -> None:
+    model = adapted()
+    fuse(model)
+    found = learned(model, inputs(0), lambda x: model(x).sum() + 0.0)
+    assert all(float(value.abs().sum()) == 0.0 for value in found.values())
+
+
 def test_layers_that_share_an_input_keep_it_once() -> None:
     def kept(model: Any) -> int:
         held = {}
@@ -147,6 +171,36 @@ def switched_off(model: Any) -> None:
     model.base_model.disable_adapter_layers()
 
 
+def layers_of(model: Any) -> list[Any]:
+    block = model.base_model.model
+    return [block.one, block.two, block.down]
+
+
+def merged(model: Any) -> None:
+    model.base_model.merge_adapter()
+
+
+def biased(model: Any) -> None:
+    for layer in layers_of(model):
+        for factor in (layer.lora_A["default"], layer.lora_B["default"]):
+            factor.bias = nn.Parameter(torch.full((factor.out_features,), 0.1))
+
+
+def bias_trained(model: Any) -> None:
+    for layer in layers_of(model):
+        layer.base_layer.bias = nn.Parameter(torch.ones(layer.out_features))
+
+
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def of_another_class(model: Any) -> None:
+    for layer in layers_of(model):
+        layer.base_layer.__class__ = Doubled
+
+
 def evaluated(model: Any) -> None:
     model.eval()
 
@@ -177,6 +231,10 @@ MORE: dict[str, tuple[dict[str, Any], Callable[[Any], None]]] = {
     "evaluation": ({}, evaluated),
     "dropout": ({"lora_dropout": 0.5}, lambda _: None),
     "DoRA": ({"use_dora": True}, lambda _: None),
+    "a bias of the factors": ({}, biased),
+    "a bias that trains": ({}, bias_trained),
+    "a linear layer of another kind": ({}, of_another_class),
+    "adapters merged": ({}, merged),
     "adapters switched off": ({}, switched_off),
     "weights that train": ({}, weights_trained),
     "two adapters at once": ({}, with_another_adapter),
