@@ -1,12 +1,15 @@
 """Takes the pictures of docs/images: `python -m tests.browser.pictures`, some minutes long.
 
-A service of its own trains LoRA and LoRA-MGPO on the shared model and data; --url and --key take
-one that has done so already.
+A service of its own trains LoRA and LoRA-MGPO on the shared model and data, and an agent in
+frozen-lake, from the one that `bench.gigpo` clones (and keeps); --url and --key take a service that
+has done so already.
 """
 
 import argparse
 import asyncio
+import json
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +21,8 @@ import openai
 from openai.types.fine_tuning import FineTuningJob
 from playwright.async_api import Browser, Page, ViewportSize, async_playwright
 
+from bench.agents import FIRST_HELD_OUT, Row, episodes, worlds
+from bench.gigpo import Setting, cloned
 from demo.service import Served, running
 from tests.browser.conftest import QUIET, sign_in
 from tests.conftest import CHROMIUM, SHARED
@@ -38,6 +43,22 @@ COMPARED = {
     "hyperparameters": {"batch_size": 4},
     "training": {"learning_rate": 5e-3, "eval_steps": 8, "max_length": 256},
 }
+WORLD = worlds()["frozen-lake"]
+AGENT = f"{WORLD.name}-agent"
+CLONED = Setting(
+    updates=40, rate=3e-3, rho=0.05, expert_share=0.7, results=Path(".basin/bench/gigpo")
+)
+REINFORCEMENT = {
+    "algorithm": "gigpo",
+    "environment": WORLD.asked,
+    "group_size": 8,
+    "max_completion_tokens": 4,
+    "hyperparameters": {"batch_size": 4},
+}
+ACTING = {
+    "max_steps": 40, "learning_rate": 3e-3, "scheduler": "constant", "micro_batch_size": 32,
+    "eval_steps": 8, "checkpoint_steps": 40,
+}  # fmt: skip
 HOST = "gpu-box-1"  # what the machine is called in the pictures
 TALL = ViewportSize(width=1280, height=2300)
 WIDE, NARROW = ViewportSize(width=1280, height=1100), ViewportSize(width=400, height=860)
@@ -54,16 +75,18 @@ def main() -> None:
     with served() as service:
         train(client_of(service))
         compare(service)
+        act(client_of(service))
         asyncio.run(take(service))
 
 
 @contextmanager
 def served() -> Iterator[Served]:
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        running(Path(folder) / "data", models=SHARED / "models", hub_models=[]) as service,
-    ):
-        yield service
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder) / "models"
+        shutil.copytree(SHARED / "models" / "stories260K", models / "stories260K")
+        shutil.copytree(cloned(WORLD, CLONED), models / AGENT)
+        with running(Path(folder) / "data", models=models, hub_models=[]) as service:
+            yield service
 
 
 def train(client: openai.OpenAI) -> None:
@@ -102,6 +125,30 @@ def compare(service: Served) -> None:
     assert made["status"] == "succeeded"
 
 
+def act(client: openai.OpenAI) -> None:
+    """Train an agent that finds its way now and then, until it does more often."""
+    played = {"train": episodes(256), "valid": episodes(64, first=FIRST_HELD_OUT)}
+    train, valid = (uploaded(client, f"{name}.jsonl", rows) for name, rows in played.items())
+    job = client.fine_tuning.jobs.create(
+        model=AGENT,
+        training_file=train,
+        validation_file=valid,
+        suffix=AGENT,
+        seed=1,
+        extra_body={
+            "method": {"type": "reinforcement", "reinforcement": REINFORCEMENT},
+            "perturbation": {"type": "mgpo"},
+            "training": ACTING,
+        },
+    )
+    assert wait(client, job.id, timeout_s=1800).status == "succeeded"
+
+
+def uploaded(client: openai.OpenAI, name: str, rows: list[Row]) -> str:
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return client.files.create(file=(name, content), purpose="fine-tune").id
+
+
 async def take(service: Served) -> None:
     """Look at the jobs and the comparison in every way that the documents show."""
     jobs = trained(service)
@@ -116,6 +163,10 @@ async def take(service: Served) -> None:
         await shoot(browser, service, f"compare?jobs={plain.id},{mgpo.id}", "compare", WIDE)
         await shoot(browser, service, f"compare/{comparison}", "comparison", WIDE)
         await shoot(browser, service, clone, "new", WIDE)
+        await shoot(browser, service, f"new?clone={jobs[AGENT].id}", "new-agent", WIDE)
+        agent = f"jobs/{jobs[AGENT].id}"
+        await shoot(browser, service, agent, "agent", WIDE)
+        await shoot(browser, service, agent, "rollouts", WIDE, only="section.rollouts")
         await shoot(browser, service, f"jobs/{mgpo.id}", "phone", NARROW)
         with live(service, mgpo) as job_id:
             await shoot(browser, service, f"jobs/{job_id}", "live", WIDE)
@@ -149,6 +200,7 @@ async def shoot(
     viewport: ViewportSize,
     *,
     dark: bool = False,
+    only: str | None = None,
 ) -> None:
     scheme = "dark" if dark else "light"
     page = await browser.new_page(viewport=viewport, color_scheme=scheme)
@@ -156,7 +208,11 @@ async def shoot(
     await sign_in(page, service.api_key)
     await page.wait_for_timeout(4000)  # an estimate waits until nobody types
     await rename_host(page, service)
-    await page.screenshot(path=IMAGES / f"dashboard-{name}.png")
+    path = IMAGES / f"dashboard-{name}.png"
+    if only is None:
+        await page.screenshot(path=path)
+    else:
+        await page.locator(only).screenshot(path=path)
     await page.close()
 
 

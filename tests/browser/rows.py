@@ -7,7 +7,7 @@ from app.db import connected
 from app.ids import token
 from app.jobs import lease
 from app.jobs.lease import Claim
-from app.jobs.spec import RolloutSampled, TrainSpec
+from app.jobs.spec import EvalDone, RolloutSampled, TrainSpec
 from app.jobs.states import JobStatus
 from app.tables import Job
 from tests.app import records
@@ -37,7 +37,12 @@ async def put_jobs(
 
 
 async def put_rollouts(
-    api: Api, organization_id: str, *, like: str, name: str, said: Sequence[RolloutSampled]
+    api: Api,
+    organization_id: str,
+    *,
+    like: str,
+    name: str,
+    said: Sequence[RolloutSampled | EvalDone],
 ) -> str:
     """Leave a job by reinforcement that succeeded, and said this, with the spec of another."""
     async with connected(api.settings.database_url) as db:

@@ -7,6 +7,7 @@ import openai
 import pytest
 from playwright.async_api import Page, expect
 
+from app.jobs.spec import EvalDone
 from tests.browser.conftest import Opened, Tenant
 from tests.browser.rows import put_rollouts
 from tests.browser.test_access import LOOKS, grave_faults, sideways
@@ -90,6 +91,23 @@ def of(client: openai.OpenAI) -> str:
 
 def shown(page: Page) -> Any:
     return page.get_by_role("region", name="Rollouts", exact=True)
+
+
+async def test_a_policy_is_judged_by_its_rewards_for_it_has_no_loss_to_tell(
+    api: Api, opened: Opened, tenant: Tenant, client: openai.OpenAI, like: str
+):
+    rewards = {0: 0.25, 8: 0.75, 16: 0.5}
+    said = [
+        EvalDone(at=1.0 + step, step=step, metrics={"valid_reward_mean": reward})
+        for step, reward in rewards.items()
+    ]
+    job = await put_rollouts(api, of(client), like=like, name="judged", said=said)
+
+    page = await opened(tenant.reader, route=f"#/jobs/{job}")
+
+    summary = page.get_by_role("region", name="Summary")
+    await expect(summary).to_contain_text("Validation reward0.5best 0.75 at step 8")
+    await expect(summary).not_to_contain_text("Validation loss")
 
 
 async def test_the_newest_group_is_seen_at_a_glance_and_older_ones_are_chosen(

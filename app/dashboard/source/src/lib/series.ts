@@ -58,11 +58,23 @@ export function last(line: Line | undefined): number | null {
   return line?.values.findLast((value) => value !== null) ?? null;
 }
 
-/** Return the smallest value and where it was. */
-export function lowest(line: Line | undefined): { step: number; value: number } | null {
-  let best: { step: number; value: number } | null = null;
+type Point = { step: number; value: number };
+
+/** Return the smallest value and where it was first. */
+export function lowest(line: Line | undefined): Point | null {
+  return bestOf(line, (value, best) => value < best);
+}
+
+/** Return the largest value and where it was first. */
+export function highest(line: Line | undefined): Point | null {
+  return bestOf(line, (value, best) => value > best);
+}
+
+function bestOf(line: Line | undefined, better: (value: number, best: number) => boolean): Point | null {
+  let best: Point | null = null;
   line?.values.forEach((value, index) => {
-    if (value !== null && (best === null || value < best.value)) best = { step: line.steps[index]!, value };
+    if (value !== null && (best === null || better(value, best.value)))
+      best = { step: line.steps[index]!, value };
   });
   return best;
 }

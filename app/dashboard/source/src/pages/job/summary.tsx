@@ -1,20 +1,26 @@
 import { duration, number, whole } from "../../lib/format";
 import { methodOf } from "../../lib/jobs";
-import { type Line, last, lowest } from "../../lib/series";
+import { highest, type Line, last, lowest } from "../../lib/series";
 import type { Job } from "../../lib/types";
 import { Progress } from "../../ui/progress";
 
+/** What evaluations say: a loss, or of a policy, which has none, what its rollouts are worth. */
+function judged(job: Job, lines: Map<string, Line>) {
+  if (job.method.type === "reinforcement") {
+    const line = lines.get("valid_reward_mean");
+    return { name: "Validation reward", line, best: highest(line) };
+  }
+  const line = lines.get("valid_loss");
+  return { name: "Validation loss", line, best: lowest(line) };
+}
+
 /** The few numbers that tell how it goes. */
 export function Summary({ job, lines }: { job: Job; lines: Map<string, Line> }) {
-  const best = lowest(lines.get("valid_loss"));
+  const { name, line, best } = judged(job, lines);
   const facts: [string, string, string?][] = [
     ["Method", methodOf(job), `${job.model}`],
     ["Train loss", number(last(lines.get("train_loss")))],
-    [
-      "Validation loss",
-      number(last(lines.get("valid_loss"))),
-      best ? `best ${number(best.value)} at step ${whole(best.step)}` : undefined,
-    ],
+    [name, number(last(line)), best ? `best ${number(best.value)} at step ${whole(best.step)}` : undefined],
     ["Tokens per second", number(last(lines.get("tokens_per_second")), 3)],
     [
       "Time",
