@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 COMMA := ,
-EXTRAS := dev$(if $(wildcard /dev/nvidia0),$(COMMA)gpu)
+EXTRAS := dev$(if $(wildcard /dev/nvidia0 /dev/dxg),$(COMMA)gpu)
 AGENTS := $(VENV)/.agents
 
 .PHONY: help install demo test test-slow test-kernels conformance fuzz audit bench bench-gpu dashboard check format clean

@@ -225,7 +225,7 @@ def graphics() -> str:
     import torch  # noqa: PLC0415  the rest needs none
 
     try:
-        kernels = f"liger-kernel {version('liger-kernel')}"
+        kernels = f"liger-kernel {version('liger-kernel')} installed"
     except PackageNotFoundError:
         kernels = "no liger-kernel"
     return f"- {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, {kernels}\n"

@@ -8,7 +8,6 @@ to rounding.
 import sys
 from contextlib import ExitStack
 from importlib.metadata import version
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,7 +22,8 @@ NONE = "none"
 WITHOUT = {"cross_entropy": False, "fused_linear_cross_entropy": False}
 ACTIVATIONS = {"gemma": "gelu_pytorch_tanh"}  # the one that is computed, whatever a config says
 ACTIVATION = "silu"  # elsewhere
-PROBED = 64  # columns of the smallest thing that shows whether kernels compile and run
+PROBED = 8  # tokens, to see whether the kernels compile and run
+LONGEST_FAULT = 300  # characters of what a compiler says
 
 _in_use: list[str] = []  # the version, while a run computes with it
 
@@ -32,7 +32,8 @@ def use(model: Any, computing: ExitStack) -> str | None:
     """Let a causal model compute with them, where it is on a GPU and they are installed.
 
     Args:
-        computing: closed when the run has computed: models loaded afterwards are their own again.
+        computing: closed when the run has computed: the model, and those loaded afterwards, compute
+            by themselves again.
 
     Returns:
         Why a GPU that has them installed does without, if it does. Triton compiles them when they
@@ -41,12 +42,15 @@ def use(model: Any, computing: ExitStack) -> str | None:
     if model.device.type != "cuda" or not fits(model.config) or not is_liger_kernel_available():
         return None
     try:
-        _probe(model.device)
-        replace(model, computing)
+        with ExitStack() as tried:
+            replace(model, tried)
+            _probe(model)
+            tried.callback(_in_use.clear)
+            _in_use.append(version(PACKAGE))
+            computing.push(tried.pop_all())
     except Exception as error:  # noqa: BLE001  whatever a compiler or a driver raises: do without
-        return f"{type(error).__name__}: {error}"
-    _in_use.append(version(PACKAGE))
-    computing.callback(_in_use.clear)
+        said = str(error).strip().partition("\n")[0]
+        return f"{type(error).__name__}: {said}"[:LONGEST_FAULT]
     return None
 
 
@@ -66,23 +70,31 @@ def replace(model: Any, computing: ExitStack) -> None:
     """Put the kernels in place of the model's own norms, rotary positions and activations.
 
     liger-kernel puts them into the module that defines the model, too: whatever is made of it would
-    get them. That is taken back when `computing` closes.
+    get them. All is taken back when `computing` closes.
     """
-    module = sys.modules[type(model).__module__]
-    computing.callback(_put_back, module, dict(vars(module)))
-    apply_liger_kernel(model, WITHOUT)
+    owners = [sys.modules[type(model).__module__], *model.modules()]
+    before = [dict(vars(owner)) for owner in owners]
+    try:
+        apply_liger_kernel(model, WITHOUT)
+    finally:
+        for owner, had in zip(owners, before, strict=True):
+            has = vars(owner).items()
+            changed = [name for name, value in has if name not in had or value is not had[name]]
+            computing.callback(_put_back, owner, had, changed)
 
 
-def _put_back(module: ModuleType, names: dict[str, Any]) -> None:
-    for name, value in names.items():
-        if getattr(module, name) is not value:
-            setattr(module, name, value)
+def _put_back(owner: Any, had: dict[str, Any], changed: list[str]) -> None:
+    for name in changed:
+        if name in had:
+            vars(owner)[name] = had[name]
+        else:
+            del vars(owner)[name]
 
 
-def _probe(device: torch.device) -> None:
-    """Compile a kernel, and run it there and back."""
-    from liger_kernel.transformers.rms_norm import LigerRMSNorm  # noqa: PLC0415  needs Triton
-
-    x = torch.ones(2, PROBED, device=device, requires_grad=True)
-    LigerRMSNorm(PROBED).to(device)(x).sum().backward()
-    torch.cuda.synchronize(device)
+def _probe(model: Any) -> None:
+    """Go through the model there and back with a few tokens, which compiles what it needs."""
+    ids = torch.zeros(1, PROBED, dtype=torch.long, device=model.device)
+    inputs = model.get_input_embeddings()(ids).detach().requires_grad_()
+    states = model.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+    torch.autograd.grad(states.sum(), inputs)
+    torch.cuda.synchronize(model.device)

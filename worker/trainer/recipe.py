@@ -107,7 +107,7 @@ def _train(run: RunDir, stop: threading.Event, opened: ExitStack) -> None:
         _take_best(run, trainer.best, attached, reporter)
     temporary = run.path / "adapter.tmp"
     export(temporary, attached, inputs, reporter.metrics, step=step)
-    computing.close()  # what is proved is the adapter on the base as anybody loads it
+    computing.close()  # what is proved is the adapter, on the base as anybody computes it
     sample = inputs.collate([inputs.train.dataset[0]])
     # Without the autocast of the training: a fresh base has none either.
     plain = trainer.accelerator.unwrap_model(adapted, keep_fp32_wrapper=False)

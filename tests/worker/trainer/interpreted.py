@@ -1,8 +1,9 @@
 """liger-kernel on a CPU: Triton's interpreter computes what a GPU's kernels would.
 
 `python -m tests.worker.trainer.interpreted FAMILY [CONFIG]` takes a step with and without the
-kernels, and prints both losses, how far the gradients are apart, which modules compute otherwise,
-and the loss of a model made afterwards; CONFIG is what a JSON object changes of the model's own.
+kernels. CONFIG is a JSON object, of what the model's configuration has otherwise. It prints both
+losses, how far the gradients are apart, the loss of a model that is made before and afterwards, and
+which modules compute otherwise, meanwhile and afterwards.
 """
 
 import json
@@ -43,6 +44,12 @@ def interpret() -> None:
     liger_kernel.ops.geglu.tanh = lambda x: 2 * tl.sigmoid(2 * x) - 1
 
 
+def unlike(model: Any, before: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the modules that have something of their own that they had not."""
+    found = {name: dict(vars(module)) for name, module in model.named_modules()}
+    return [name for name, has in found.items() if has != before[name]]
+
+
 def main(family: str, changes: str = "{}") -> None:
     interpret()
     changed = json.loads(changes)
@@ -52,17 +59,18 @@ def main(family: str, changes: str = "{}") -> None:
     adapted = get_peft_model(model, config)
     fuse(adapted.train())
     batch = rows(9, 5)
-    before = {name: module.forward for name, module in model.named_modules()}
+    before = {name: dict(vars(module)) for name, module in model.named_modules()}
     expected, slopes = unpadded_gradients(adapted, batch)
     plain = padded_loss(tiny(family, **changed), batch).item()
     with ExitStack() as computing:
         kernels.replace(model, computing)
         loss, found = unpadded_gradients(adapted, batch)
+        replaced = unlike(model, before)
     afterwards = padded_loss(tiny(family, **changed), batch).item()
     off = max(float((found[name] - slope).abs().max()) for name, slope in slopes.items())
-    replaced = [name for name, module in model.named_modules() if module.forward != before[name]]
+    left = unlike(model, before)
     losses = {"expected": expected, "loss": loss, "plain": plain, "afterwards": afterwards}
-    print(json.dumps(losses | {"off": off, "replaced": replaced}))
+    print(json.dumps(losses | {"off": off, "replaced": replaced, "left": left}))
 
 
 if __name__ == "__main__":

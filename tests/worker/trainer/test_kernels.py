@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from transformers import AutoConfig
+from transformers.models.llama import modeling_llama
 
 from app.jobs.spec import Finished, Warned
 from tests.worker.trainer.runs import make_run, of_type, train_here
@@ -40,6 +41,23 @@ def test_a_cpu_computes_with_torchs_operators():
         assert kernels.use(model, computing) is None
         assert kernels.in_use() == "none"
     assert forwards(model) == before
+
+
+def test_kernels_that_fail_halfway_leave_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch):
+    def halfway(model: Any, _options: Any) -> None:
+        model.model.norm.forward = model.model.norm.eps = None
+        modeling_llama.LlamaRMSNorm = None
+        raise ImportError("another Triton")
+
+    monkeypatch.setattr(kernels, "apply_liger_kernel", halfway)
+    model, norm = tiny("llama"), modeling_llama.LlamaRMSNorm
+    before = forwards(model)
+
+    with pytest.raises(ImportError), ExitStack() as computing:
+        kernels.replace(model, computing)
+
+    assert forwards(model) == before and not hasattr(model.model.norm, "eps")
+    assert modeling_llama.LlamaRMSNorm is norm
 
 
 def test_a_run_whose_gpu_has_kernels_that_do_not_work_does_without_and_says_why(
@@ -74,6 +92,7 @@ def test_a_step_with_the_kernels_is_the_step_without(family: str):
     assert step["off"] < 2e-5
     if family not in OWN:
         assert {"model.norm", "model.layers.0.mlp"} <= {*step["replaced"]}
+    assert step["left"] == []
 
 
 def test_layers_with_a_bias_keep_it():
