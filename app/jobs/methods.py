@@ -12,7 +12,8 @@ class Hyperparameters(Asked):
     """OpenAI's three; "auto" is resolved at submit."""
 
     batch_size: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, AUTO] = None
-    learning_rate_multiplier: Annotated[Annotated[FiniteFloat, Field(gt=0)] | None, AUTO] = None
+    # A smaller one would leave no learning rate that a number can hold.
+    learning_rate_multiplier: Annotated[Annotated[FiniteFloat, Field(ge=1e-12)] | None, AUTO] = None
     n_epochs: Annotated[Annotated[int, Field(ge=1, le=1000)] | None, AUTO] = None
 
 

@@ -160,6 +160,20 @@ def test_the_gpus_of_a_job_share_its_batch(
     assert job["resources"] == {"gpus": gpus, "zero_stage": 1, "offload": None}
 
 
+@pytest.mark.parametrize("multiplier", [5e-324, 1e-13, 0, -1])
+def test_a_multiplier_that_leaves_no_learning_rate_is_refused(
+    http: httpx.Client, training_file: str, multiplier: float
+):
+    body = {"model": "tiny-llama", "training_file": training_file}
+    asked = {"hyperparameters": {"learning_rate_multiplier": multiplier}}
+
+    response = http.post("/fine_tuning/jobs", json=body | asked)
+
+    assert response.status_code == 400, response.text
+    param: str = response.json()["error"]["param"]
+    assert param == "hyperparameters.learning_rate_multiplier"
+
+
 def test_a_learning_rate_that_is_not_a_number_is_refused(http: httpx.Client, training_file: str):
     body = (
         f'{{"model": "tiny-llama", "training_file": "{training_file}",'
