@@ -122,11 +122,12 @@ def load(folder: Path | None, device: str, *, checkpointing: bool = True) -> Any
     return base
 
 
-def adapted(base: Any, *, rank: int) -> Any:
-    """Return the base with LoRA, as the trainer has it."""
+def adapted(base: Any, *, rank: int, fused: bool = True) -> Any:
+    """Return the base with LoRA as the trainer has it, or else with PEFT's own layers."""
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     model = get_peft_model(base, config).train()
-    fuse(model)
+    if fused:
+        fuse(model)
     return model
 
 

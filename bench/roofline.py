@@ -15,7 +15,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -26,8 +25,7 @@ from torch.utils.flop_counter import flop_registry
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.mfu import batch_of, model_flops, step_of
-from bench.overhead import LARGE
-from worker.trainer.fused import fuse
+from bench.overhead import LARGE, adapted
 
 ATTENTION = "attention"
 BACKWARD = 2.5  # of attention, times its forward: five products for two
@@ -113,10 +111,8 @@ def main(
     """Count a step of the 7B shape, and print what takes its time."""
     count = Count(length=sequence, flops=tflops * 1e12, bandwidth=gigabytes * 1e9)
     fake = FakeTensorMode()
-    model = shaped(layers=layers, rank=rank)
+    model = adapted(shaped(layers), rank=rank, fused=not plain)
     useful = model_flops(model.get_base_model(), tokens=rows * sequence)
-    if not plain:
-        fuse(model)
     batch = batch_of(rows=rows, length=sequence, words=model.config.vocab_size)
     with fake, count:
         without_data(model)
@@ -128,15 +124,14 @@ def main(
     show(count, useful=useful, tflops=tflops)
 
 
-def shaped(*, layers: int, rank: int) -> Any:
-    """Return the base with LoRA, in bf16 and fp32, with shapes alone."""
+def shaped(layers: int) -> Any:
+    """Return the base in bf16, with shapes alone."""
     config = LlamaConfig(**LARGE | {"num_hidden_layers": layers}, use_cache=False)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("meta"):
         base = LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-    return get_peft_model(base, lora).train()
+    return base
 
 
 def without_data(model: nn.Module) -> None:

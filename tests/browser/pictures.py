@@ -7,7 +7,6 @@ has done so already.
 
 import argparse
 import asyncio
-import json
 import random
 import shutil
 import tempfile
@@ -21,12 +20,13 @@ import openai
 from openai.types.fine_tuning import FineTuningJob
 from playwright.async_api import Browser, Page, ViewportSize, async_playwright
 
-from bench.agents import FIRST_HELD_OUT, Row, episodes, worlds
+from bench.agents import FIRST_HELD_OUT, episodes, worlds
 from bench.gigpo import Setting, cloned
 from demo.service import Served, running
 from tests.browser.conftest import QUIET, sign_in
 from tests.conftest import CHROMIUM, SHARED
 from tests.e2e.jobs import wait
+from tests.factories import to_jsonl
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 METHODS = {"arithmetic-lora": {"type": "none"}, "arithmetic-mgpo": {"type": "mgpo"}}
@@ -128,7 +128,10 @@ def compare(service: Served) -> None:
 def act(client: openai.OpenAI) -> None:
     """Train an agent that finds its way now and then, until it does more often."""
     played = {"train": episodes(256), "valid": episodes(64, first=FIRST_HELD_OUT)}
-    train, valid = (uploaded(client, f"{name}.jsonl", rows) for name, rows in played.items())
+    train, valid = (
+        client.files.create(file=(f"{name}.jsonl", to_jsonl(rows)), purpose="fine-tune").id
+        for name, rows in played.items()
+    )
     job = client.fine_tuning.jobs.create(
         model=AGENT,
         training_file=train,
@@ -142,11 +145,6 @@ def act(client: openai.OpenAI) -> None:
         },
     )
     assert wait(client, job.id, timeout_s=1800).status == "succeeded"
-
-
-def uploaded(client: openai.OpenAI, name: str, rows: list[Row]) -> str:
-    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    return client.files.create(file=(name, content), purpose="fine-tune").id
 
 
 async def take(service: Served) -> None:

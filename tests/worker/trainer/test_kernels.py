@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def forwards(model: Any) -> dict[str, Any]:
     return {name: module.forward for name, module in model.named_modules()}
 
 
+@cache
 def step_of(family: str, **changes: Any) -> dict[str, Any]:
     pytest.importorskip("liger_kernel", reason="the extra `gpu` is not installed")
     command = [sys.executable, "-m", "tests.worker.trainer.interpreted", family]

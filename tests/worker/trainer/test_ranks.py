@@ -250,6 +250,7 @@ def test_stage_2_adds_micro_batches_in_another_order_and_nothing_else(
 ):
     sharded, plain = undisturbed("zero-2", perturbation), undisturbed("ddp", perturbation)
 
+    # Fewer than two units in the last place of a weight of size one: how sums are rounded.
     assert largest_difference(sharded, plain) <= 2e-7
 
 
